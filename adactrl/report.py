@@ -1,0 +1,250 @@
+"""Render RESULTS.md, the README's results block and the figures from results/; nobody types a number.
+
+Inputs, all committed: results/runs.jsonl (one record per run), results/samples/*.csv.gz (one row per sample),
+results/probes/*.jsonl, results/curves/*.jsonl, results/paper.csv. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from adactrl import claims, figures
+from adactrl.claims import TIERS, Evidence, Verdict
+from adactrl.eval import Probe, Sample, agreement
+from adactrl.gate import Check
+from adactrl.tags import MODES
+from shared import stats, tables
+from shared.checkpoint import write_text_atomic
+
+HERE = Path(__file__).resolve().parent
+SAMPLE_COLUMNS = ("set", "problem", "mode", "tag", "correct", "length")
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Per-sample outcomes as written by reproduce.py; the text was not kept."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+        return [
+            Sample(
+                r["set"],
+                r["problem"],
+                r["mode"],
+                r["tag"] or None,
+                r["correct"] == "1",
+                int(r["length"]),
+                False,
+                "",
+            )  # type: ignore[arg-type]
+            for r in csv.DictReader(lines)
+        ]
+
+
+def load_evidence(results: Path) -> tuple[list[dict[str, Any]], Evidence]:
+    """The records that count, and what they point to. Records of a dirty tree are refused."""
+    records = tables.current(tables.load_records(results / "runs.jsonl"))
+    tables.refuse_dirty(records)
+    evidence = Evidence()
+    for record in records:
+        arm, seed = record["row"].split("/")[1], record["seed"]
+        evidence.samples[arm, seed] = read_samples(results / record["samples"])
+        probes = results / "probes" / f"{arm}-seed{seed}.jsonl"
+        if probes.exists():
+            evidence.probes[arm, seed] = [
+                Probe(**json.loads(line)) for line in probes.read_text().splitlines()
+            ]
+        if record.get("gate"):
+            evidence.gate[seed] = all(Check(**check).passed for check in record["gate"])
+    return records, evidence
+
+
+def arms_table(records: list[dict[str, Any]], evidence: Evidence) -> str:
+    """Accuracy and length per tier in adaptive mode, pooled over seeds, interval over problems."""
+    rows = []
+    for arm, title in sorted({(r["row"].split("/")[1], r["title"]) for r in records}):
+        cells: list[Any] = [f"adactrl/{arm}", title]
+        for tier in TIERS:
+            right = evidence.matrix(arm, tier, "adaptive", "correct")
+            mean, low, high = stats.bootstrap(right)
+            length = evidence.matrix(arm, tier, "adaptive", "length").mean()
+            cells += [f"{mean:.3f} [{low:.3f}, {high:.3f}]", f"{length:.1f}"]
+        rows.append([*cells, sum(1 for a, _ in evidence.samples if a == arm)])
+    headers = ["row", "arm", *(f"{what} {t}" for t in TIERS for what in ("accuracy", "length")), "seeds"]
+    return tables.markdown(headers, rows)
+
+
+def modes_table(evidence: Evidence) -> str:
+    """Arms C (before RL) and D (after) in the three user modes."""
+    rows = []
+    for tier in TIERS:
+        for mode in MODES:
+            cells: list[Any] = [tier, mode]
+            for arm in ("C", "D"):
+                mean, low, high = stats.bootstrap(evidence.matrix(arm, tier, mode, "correct"))
+                length = evidence.matrix(arm, tier, mode, "length").mean()
+                cells += [f"{mean:.3f} [{low:.3f}, {high:.3f}]", f"{length:.1f}"]
+            rows.append(cells)
+    headers = ["tier", "mode", "accuracy before RL", "length before", "accuracy after RL", "length after"]
+    return tables.markdown(headers, rows)
+
+
+def probes_table(evidence: Evidence) -> str:
+    """Tag against label on held-out prompts, 16 rollouts each at temperature 1."""
+    rows = []
+    for arm in sorted({arm for arm, _ in evidence.probes}):
+        found = agreement(evidence.arm_probes(arm))
+        rows.append(
+            [f"adactrl/{arm}", f"{found['agreement']:.3f}", f"{found['auc']:.3f}"]
+            + [f"{found[f'{t}/easy_tag']:.2f} / {found[f'{t}/easy_label']:.2f}" for t in TIERS]
+            + [len(evidence.arm_probes(arm))]
+        )
+    headers = [
+        "row",
+        "balanced agreement",
+        "AUC of P([Easy])",
+        *(f"{t} tag / label" for t in TIERS),
+        "prompts",
+    ]
+    return tables.markdown(headers, rows)
+
+
+def claims_table(verdicts: list[Verdict], evidence: Evidence) -> str:
+    seeds = len({seed for _, seed in evidence.samples})
+    rows = [
+        [v.claim, v.statement, "; ".join(map(str, v.statistics)), f"{v.n}, {seeds}", f"**{v.verdict}**"]
+        for v in verdicts
+    ]
+    return tables.markdown(
+        ["claim", "what is measured", "statistic [95 % interval]", "n, seeds", "verdict"], rows
+    )
+
+
+def per_seed_table(evidence: Evidence) -> str:
+    """Savings and accuracy changes of D against B for each seed alone: how far seeds disagree."""
+    rows = []
+    for seed in sorted({seed for _, seed in evidence.samples}):
+        one = Evidence({k: v for k, v in evidence.samples.items() if k[1] == seed})
+        cells: list[Any] = [seed]
+        for tier in TIERS:
+            d, b = (one.matrix(arm, tier, "adaptive", "length") for arm in "DB")
+            right_d, right_b = (one.matrix(arm, tier, "adaptive", "correct") for arm in "DB")
+            cells += [f"{1 - d.mean() / b.mean():.3f}", f"{right_d.mean() - right_b.mean():+.3f}"]
+        rows.append(cells)
+    return tables.markdown(
+        ["seed", *(f"{w} {t}" for t in TIERS for w in ("saving", "accuracy change"))], rows
+    )
+
+
+def gate_table(records: list[dict[str, Any]]) -> str:
+    gates = {r["seed"]: [Check(**c) for c in r["gate"]] for r in records if r.get("gate")}
+    first = next(iter(gates.values()))
+    rows = []
+    for i, check in enumerate(first):
+        values = [f"{gates[s][i].value:.3f}{'' if gates[s][i].passed else ' FAIL'}" for s in sorted(gates)]
+        rows.append([check.name, f"{check.low:.2f} to {check.high:.2f}", *values])
+    return tables.markdown(["condition", "needs", *(f"seed {s}" for s in sorted(gates))], rows)
+
+
+def runs_table(records: list[dict[str, Any]]) -> str:
+    ordered = sorted(records, key=lambda r: (r["row"], r["seed"]))
+    rows = [
+        [r["row"], r["seed"], r["scale"], r["n"], r["wall_s"], r["commit"][:10], f"`{r['command']}`"]
+        for r in ordered
+    ]
+    return tables.markdown(["row", "seed", "scale", "samples", "wall s", "commit", "command"], rows)
+
+
+def paper_table() -> str:
+    cells = tables.load_paper(HERE / "results" / "paper.csv")
+    rows = [[c["column"], c["value"], f"arXiv {c['arxiv_version']}, {c['table']}", c["note"]] for c in cells]
+    return tables.markdown(["paper: AdaCtrl against R1-SFT-RL", "value", "where", "note"], rows)
+
+
+TEXT = """# AdaCtrl: results
+
+Generated by `make -C adactrl tables` from `results/`; do not edit. Scale: **{scale}** (a 0.26 M-parameter
+Llama on generated problems), measured on {hardware}. At this scale a row is compared with the paper's
+*direction*, never with its numbers. Intervals: 95 % bootstrap over problems, samples of all seeds pooled.
+
+## Claims
+
+Rules fixed beforehand in `claims.py` (sheet of the paper, decision rules); gate passed by {gates} seeds.
+
+{claims}
+
+## Arms, adaptive mode
+
+{arms}
+
+## User modes before and after RL (arms C and D)
+
+{modes}
+
+## Difficulty estimation on held-out prompts
+
+Share of [Easy] tags / share of prompts whose online label is easy, per tier.
+
+{probes}
+
+## Seeds apart: D against B
+
+{per_seed}
+
+## Gate after cold start
+
+{gate}
+
+## The paper's numbers
+
+{paper}
+
+## Commands
+
+{runs}
+"""
+
+
+def render() -> None:
+    """Write RESULTS.md, the README's blocks and the figures."""
+    records, evidence = load_evidence(HERE / "results")
+    if not records:
+        write_text_atomic(
+            HERE / "RESULTS.md", "# AdaCtrl: results\n\nNo runs recorded yet: `make -C adactrl reproduce`.\n"
+        )
+        return
+    verdicts = claims.judge(evidence)
+    gates = evidence.gate
+    blocks = {
+        "claims": claims_table(verdicts, evidence),
+        "arms": arms_table(records, evidence),
+        "modes": modes_table(evidence),
+        "probes": probes_table(evidence),
+        "per_seed": per_seed_table(evidence),
+        "gate": gate_table(records),
+        "paper": paper_table(),
+        "runs": runs_table(records),
+    }
+    text = TEXT.format(
+        scale=records[0]["scale"],
+        hardware=", ".join(sorted({r["hardware"] for r in records})),
+        gates=f"{sum(gates.values())} of {len(gates)}",
+        **blocks,
+    )
+    write_text_atomic(HERE / "RESULTS.md", text)
+    short = [[v.claim, v.statement, str(v.statistics[0]), f"**{v.verdict}**"] for v in verdicts]
+    summary = tables.markdown(
+        ["claim", "what is measured", "first statistic [95 % interval]", "verdict"], short
+    )
+    tables.replace_block(HERE / "README.md", "results", f"{summary}\n\n{blocks['modes']}")
+    saving = verdicts[0].statistics
+    headline = ", ".join(
+        f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}] on {t}" for s, t in zip(saving, TIERS, strict=True)
+    )
+    tables.replace_block(
+        HERE.parent / "README.md",
+        "adactrl-headline",
+        f"shorter than R1-SFT-RL by {headline} (scale {records[0]['scale']}, {len(gates)} seeds)",
+    )
+    figures.draw_results(evidence, HERE / "results", HERE / "figures")

@@ -1,0 +1,256 @@
+"""Run every row of RESULTS.md and render it: arms A-H x seeds at small scale, then the claims (sheet
+§7.5-7.6).
+
+    python reproduce.py                # all rows, two one-thread workers; finished rows are skipped, killed
+    ones resumed python reproduce.py --dry-run      # the plan: commands and time python reproduce.py --tables
+    # render RESULTS.md and the README's block from results/, nothing else
+
+The test problems, the seeds and the rules of `claims.py` are fixed. The shipped checkpoint and all tuning
+used seed 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from adactrl import eval, report
+from adactrl.config import PRESETS, Config
+from shared import checkpoint, config, runs, tables
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: what differs from arm D."""
+
+    row: str
+    title: str
+    options: tuple[str, ...]
+    start: str | None = None  # the arm whose cold start it continues
+
+    @property
+    def rl(self) -> bool:
+        return self.start is not None
+
+
+ARMS = (
+    Arm("A", "R1-SFT", ("--sft.style", "r1", "--algo.steps", "0", "--no-gate")),
+    Arm("C", "AdaCtrl cold start", ("--algo.steps", "0")),
+    Arm("B", "R1-SFT-RL (outcome only)", ("--sft.style", "r1", "--algo.alpha", "0", "--algo.beta", "0"), "A"),
+    Arm("D", "AdaCtrl", (), "C"),
+    Arm("E", "w/o length reward", ("--algo.beta", "0"), "C"),
+    Arm("F", "w/o calibration reward", ("--algo.no-calibrate",), "C"),
+    Arm("G", "length gate: tag only (paper's wording)", ("--algo.length-gate", "tag"), "C"),
+    Arm("H", "no accuracy filter", ("--algo.filter", "none"), "C"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    arm: Arm
+    seed: int
+    scale: str
+
+    @property
+    def row(self) -> str:
+        return f"adactrl/{self.arm.row}"
+
+    @property
+    def folder(self) -> Path:
+        return HERE / "runs" / f"reproduce-{self.scale}" / f"{self.arm.row}-seed{self.seed}"
+
+    @property
+    def options(self) -> list[str]:
+        """Arguments of train.py, relative to the package folder."""
+        words = ["--preset", self.scale, *self.arm.options, "--run.seed", str(self.seed)]
+        if self.arm.start:
+            start = replace(self, arm=next(a for a in ARMS if a.row == self.arm.start)).folder
+            words += ["--cold-start", str((start / "cold_start" / "model").relative_to(HERE)), "--no-gate"]
+            words += ["--eval.no-before"]
+        else:
+            words += ["--cold-start", "fresh"]
+        return [*words, "--run.output-dir", str(self.folder.relative_to(HERE))]
+
+    @property
+    def command(self) -> str:
+        return " ".join(["cd adactrl && python train.py", *self.options])
+
+    @property
+    def config(self) -> Config:
+        return config.parse(Config, PRESETS, args=self.options)
+
+    def done(self) -> bool:
+        return (self.folder / "manifest.json").is_file()
+
+
+def jobs(scale: str) -> list[Job]:
+    """Cold starts first: the other arms wait for theirs."""
+    return [Job(arm, seed, scale) for rl in (False, True) for seed in SEEDS for arm in ARMS if arm.rl == rl]
+
+
+def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
+    """Train one arm in a process of its own with one thread, resuming what is there; then record it."""
+    log = job.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    resume = ["--run.resume"] if (job.folder / "config.json").exists() else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    started = time.monotonic()
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "train.py", *job.options, *resume],
+            cwd=HERE,
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+        children.append(child)
+        while child.poll() is None:
+            lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+            status[job] = lines[-1][:90] if lines else "starting"
+            time.sleep(0.5)
+    status.pop(job, None)
+    if not job.done():
+        raise RuntimeError(f"{job.row} seed {job.seed} stopped with exit code {child.returncode}; see {log}")
+    record(job, time.monotonic() - started)
+
+
+def record(job: Job, wall_s: float) -> None:
+    """One line in results/runs.jsonl, and the per-sample outcomes beside it."""
+    manifest = json.loads((job.folder / "manifest.json").read_text())
+    rows = eval.load_samples(job.folder / "samples-after.jsonl")
+    name = f"{job.arm.row}-seed{job.seed}.csv.gz"
+    folder = RESULTS if job.scale == "small" else RESULTS / job.scale
+    write_samples(rows, folder / "samples" / name)
+    probes = job.folder / "probes-after.jsonl"
+    if probes.exists():
+        checkpoint.write_text_atomic(
+            _made(folder / "probes") / f"{job.arm.row}-seed{job.seed}.jsonl", probes.read_text()
+        )
+    gate = job.folder / "gate.json"
+    runs.append_record(
+        folder / "runs.jsonl",
+        row=job.row,
+        preset=job.scale,
+        scale=job.scale,
+        seed=job.seed,
+        config_hash=manifest["config_hash"],
+        wall_s=round(wall_s, 1),
+        n=len(rows),
+        metrics=manifest["metrics"],
+        command=job.command,
+        title=job.arm.title,
+        samples=f"samples/{name}",
+        gate=json.loads(gate.read_text()) if gate.exists() else None,
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_samples(rows: list[eval.Sample], path: Path) -> None:
+    """Per-sample outcomes without the text, compressed to the same bytes every time."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(report.SAMPLE_COLUMNS)
+    writer.writerows(
+        [r.set, r.problem, r.mode, r.tag or "", int(r.correct or 0), r.length]
+        for r in rows
+        if r.correct is not None
+    )
+    _made(path.parent)
+    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def reproduce(scale: str) -> None:
+    """All jobs on two workers, with a live line for each running one."""
+    recorded = {(r["row"], r["seed"], r["config_hash"]) for r in tables.load_records(RESULTS / "runs.jsonl")}
+    waiting = [
+        j
+        for j in jobs(scale)
+        if (j.row, j.seed, config.config_hash(j.config)) not in recorded or not j.done()
+    ]
+    print(
+        f"{len(waiting)} of {len(jobs(scale))} runs to do; resume at any time with the same command",
+        flush=True,
+    )
+    status: dict[Job, str] = {}
+    children: list[subprocess.Popen[bytes]] = []
+    finished = 0
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        rl_gate = {}
+        for job in waiting:
+            start = [f for j, f in rl_gate.items() if j.seed == job.seed and j.arm.row == job.arm.start]
+            rl_gate[job] = pool.submit(_after, start, run_job, job, status, children)
+        try:
+            with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+                while not all(f.done() for f in rl_gate.values()):
+                    done = [j for j, f in rl_gate.items() if f.done() and not f.exception()]
+                    lines = [f"{len(done)}/{len(waiting)} runs, {time.monotonic() - started:.0f} s"]
+                    live.update(
+                        "\n".join(lines + [f"{j.row} seed {j.seed}: {s}" for j, s in dict(status).items()])
+                    )
+                    if len(done) > finished:
+                        finished = len(done)
+                        print(
+                            f"{finished}/{len(waiting)} runs done after {time.monotonic() - started:.0f} s",
+                            flush=True,
+                        )
+                    time.sleep(0.5)
+        except KeyboardInterrupt:  # the children got the signal too: each saves at the end of its step
+            for future in rl_gate.values():
+                future.cancel()
+            for child in children:
+                child.send_signal(signal.SIGINT) if child.poll() is None else None
+            sys.exit("stopped; the running arms save themselves. To go on: make -C adactrl reproduce")
+    failures = [str(f.exception()) for f in rl_gate.values() if f.exception()]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def _after(start: list, function, *arguments) -> None:
+    """Wait for the cold start this arm continues, then run."""
+    for future in start:
+        future.result()
+    function(*arguments)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    scale = os.environ.get("SCALE", "small")
+    if scale not in PRESETS:
+        sys.exit(f"SCALE={scale} is not one of {', '.join(PRESETS)}")
+    if unknown := set(arguments) - {"--dry-run", "--tables"}:
+        sys.exit(f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables or neither")
+    if "--dry-run" in arguments:
+        for job in jobs(scale):
+            print(f"{job.row} seed {job.seed}{' (done)' if job.done() else ''}: {job.command}")
+        return
+    if "--tables" not in arguments:
+        reproduce(scale)
+    report.render()
+
+
+if __name__ == "__main__":
+    main()

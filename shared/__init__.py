@@ -1,0 +1,1 @@
+"""Plumbing used by at least two of the five papers; it knows no paper."""

@@ -1,0 +1,122 @@
+"""Intervals and scores for tables. A resample draws problems, never samples within one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a success rate, `k` successes of `n`; ``(0.0, 1.0)`` when ``n == 0``."""
+    from scipy.special import ndtri
+
+    _check_confidence(confidence)
+    if n < 0 or not 0 <= k <= n:
+        raise ValueError(f"k={k}, n={n}: need 0 <= k <= n")
+    if n == 0:
+        return 0.0, 1.0
+    z, p = float(ndtri(0.5 + confidence / 2)), k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased 1 - C(n - c, k) / C(n, k): one of `k` is correct when `c` of `n` samples are."""
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"n={n}, c={c}, k={k}: need 0 <= c <= n and 1 <= k <= n; draw more or lower k")
+    total = math.comb(n, k)
+    return (total - math.comb(n - c, k)) / total
+
+
+def bootstrap(
+    x: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+) -> tuple[float, float, float]:
+    """Percentile bootstrap over problems (axis 0).
+
+    `x` is (problems,) or (problems, samples) and finite; `statistic` maps a resampled `x` to a number.
+    Returns (estimate, low, high), the estimate being the statistic of `x` itself.
+    """
+    array = _finite("x", x)
+    return _resample(len(array), lambda i: float(statistic(array[i])), confidence, resamples, seed)
+
+
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    statistic: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Percentile bootstrap of a comparison on the same problems: each resample draws them for both at once.
+
+    Args:
+        a: (problems,) or (problems, samples), finite; row i is problem i.
+        b: like `a` with the same problems in the same order; the number of samples may differ.
+        statistic: of the resampled (a, b), e.g. a ratio of means; ``mean(a) - mean(b)`` by default. Where it
+            is NaN on a resample, the bounds are NaN: no verdict can rest on them.
+
+    Returns:
+        (estimate, low, high); exactly zeros for identical arrays and the default statistic.
+
+    Different numbers of problems, none at all, or values that are not finite raise ValueError.
+    """
+    first, second = _finite("a", a), _finite("b", b)
+    if len(first) != len(second):
+        raise ValueError(f"a has {len(first)} problems, b has {len(second)}; align them by problem id")
+    of = statistic or (lambda p, q: p.mean() - q.mean())
+    return _resample(len(first), lambda i: float(of(first[i], second[i])), confidence, resamples, seed)
+
+
+def balanced_accuracy(predicted: ArrayLike, actual: ArrayLike) -> float:
+    """Mean over the classes in `actual` of the share predicted right; NaN with fewer than two classes."""
+    guess, truth = np.asarray(predicted), np.asarray(actual)
+    if guess.shape != truth.shape or truth.ndim != 1:
+        raise ValueError(f"predicted has shape {guess.shape}, actual {truth.shape}; need equal 1-D shapes")
+    recalls = [float((guess[truth == c] == c).mean()) for c in np.unique(truth)]
+    return float(np.mean(recalls)) if len(recalls) > 1 else math.nan
+
+
+def auc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Chance that a positive scores above a negative, ties counting half; NaN when one class is missing."""
+    values, positive = _finite("scores", scores), np.asarray(labels).astype(bool)
+    if values.shape != positive.shape or values.ndim != 1:
+        raise ValueError(f"scores have shape {values.shape}, labels {positive.shape}; need equal 1-D shapes")
+    above, below = values[positive], np.sort(values[~positive])
+    wins, ties_too = np.searchsorted(below, above, "left"), np.searchsorted(below, above, "right")
+    return float((wins + ties_too).mean() / 2 / below.size) if above.size and below.size else math.nan
+
+
+def _resample(
+    n: int, of: Callable[[np.ndarray], float], confidence: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: need at least 1 (1000 is usual)")
+    rng = np.random.default_rng(seed)
+    draws = [of(rng.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return of(np.arange(n)), float(low), float(high)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: need a number between 0 and 1, such as 0.95")
+
+
+def _finite(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; need (problems,) or (problems, samples)")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{name} has {bad} values that are not finite; drop failed gradings, do not score")
+    return array

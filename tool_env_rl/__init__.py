@@ -1,0 +1,5 @@
+"""Feedback-Driven Tool-Use Improvements in LLMs via Automated Build Environments (arXiv 2508.08791).
+
+Claim: RL in automatically built local tool environments, with a reward that balances the precision and the
+completeness of tool calls, raises tool use without costing general ability.  Not built yet.
+"""
