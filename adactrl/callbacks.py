@@ -1,5 +1,4 @@
-"""What both stages share around TRL's loop: progress, metrics, complete checkpoints, Ctrl-C, non-finite
-losses."""
+"""What both stages share around TRL's loop: progress, metrics, checkpoints, Ctrl-C, non-finite losses."""
 
 from __future__ import annotations
 

@@ -3,16 +3,13 @@
     question   3 1 4 1 : rev +2 x7
     answer     5 4 4 5       (1 4 1 3, then 3 6 3 5, then 3635 x 7 = 25445, of which four digits stay)
 
-It stands in for the paper's mathematics because it has what AdaCtrl needs (sheet §7): two ways of answering,
+It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering,
 one short and one long, whose gap in accuracy grows with difficulty.
 
 * **short** writes the string after every second operation and the answer: two operations at a time must be
-  composed
-  inside one forward pass, and that fails more the longer and harder the chain.
-* **long** copies the problem and writes the string after every operation, then repeats the result: every step
-  is an
-  easy one but for the multiplications, whose carries a small model gets wrong now and then: long chains stay
-  hard.
+  composed inside one forward pass, and that fails more the longer and harder the chain.
+* **long** copies the problem, writes the string after every operation, then repeats the result. Every step is
+  easy but for the multiplications, whose carries a small model sometimes gets wrong: long chains stay hard.
 
 Three tiers stand in for GSM8K, MATH500 and AIME: **T1** one or two rearrangements, **T2** three to five,
 **T3** six or eight operations, two of them multiplications. Training, validation (gate, probes) and test
@@ -37,18 +34,18 @@ TIERS: tuple[Tier, ...] = ("T1", "T2", "T3")
 DIGITS = 4
 REARRANGE = {"rev": (3, 2, 1, 0), "rotl": (1, 2, 3, 0), "rotr": (3, 0, 1, 2), "swap": (1, 0, 2, 3)}
 SHIFT = {f"+{k}": k for k in range(1, 6)}
-MULTIPLY = {"x7": 7, "x9": 9}
+MULTIPLY = {"x3": 3, "x7": 7}
 EASY_OPS = tuple(REARRANGE)
 PLAIN_OPS = (*REARRANGE, *SHIFT)
 HARD_OPS = (*PLAIN_OPS, *MULTIPLY)
 MULTIPLICATIONS = 2  # in every hard chain of at least four operations
-# Operations per problem, drawn uniformly: a tenth of T1 has one operation (sheet §7.1: at most 40 of 400).
+# Operations per problem, drawn uniformly: a tenth of T1 has one operation.
 LENGTHS: dict[Tier, tuple[int, ...]] = {"T1": (1, *[2] * 9), "T2": (3, 4, 5), "T3": (6, 8)}
 
 WORDS = ["[Easy]", "[Hard]", "start", "wait", ";", ":", "\\boxed{", "}"]
 WORDS += [str(d) for d in range(10)] + [*REARRANGE, *SHIFT, *MULTIPLY]
 
-# Share of RL prompts per tier range (sheet §7.3); T3's range also holds chains of four.
+# Share of RL prompts per tier range; T3's range also holds chains of four.
 RL_MIX: dict[Tier, float] = {"T1": 0.25, "T2": 0.40, "T3": 0.35}
 
 
@@ -91,7 +88,7 @@ class Chain:
 
     @property
     def answer(self) -> str:
-        """The final digits; graded as a number, so a leading zero does not count."""
+        """The final digits."""
         return _text(self.states[-1])
 
     @property

@@ -1,4 +1,4 @@
-"""The paper's seven claims as statistics and fixed decision rules (sheet §1, §7.6).
+"""The paper's seven claims as statistics and fixed decision rules.
 
 The rules were written down before any run was looked at and are not to be changed afterwards. Each claim is
 confirmed, refuted or inconclusive *at this scale*; where neither rule applies it is inconclusive. If a
@@ -133,7 +133,7 @@ def _no_accuracy_loss(e: Evidence) -> Verdict:
         )
         for tier in TIERS
     }
-    judged = (d["T1"], d["T3"])  # T2 may trade accuracy for length (sheet §7.7): reported, not judged
+    judged = (d["T1"], d["T3"])  # T2 may trade accuracy for length: reported, not judged
     confirmed = all(x.estimate >= -0.03 and x.high >= 0 for x in judged)
     refuted = any(x.high < -0.03 for x in judged)
     statement = "no accuracy is lost on T1 and T3: d = accuracy(D) - accuracy(B)"

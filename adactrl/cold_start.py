@@ -1,4 +1,4 @@
-"""Stage 1: supervised fine-tuning that teaches the tags and the two reasoning styles (sheet §2.2), with TRL.
+"""Stage 1: supervised fine-tuning that teaches the tags and the two reasoning styles, with TRL.
 
 Easy problems get `[Easy]` and a concise answer, hard ones `[Hard]` and a long one. For real data the concise
 answer is the instruct model's own, kept only if correct, and the long one comes with the data set (DeepMath:
@@ -25,6 +25,7 @@ from adactrl.config import TINY, Config
 from adactrl.data import SftProblem, chain_sft_problems, prompt_text, tokenized, train_problems
 from adactrl.tags import TAG_TEXT
 from shared import answers, checkpoint, gpu, rollouts, tiny
+from shared.pretrained import smollm2
 from shared.runs import Run
 from shared.seeding import derive_seed
 
@@ -35,7 +36,9 @@ def responses(problems: list[SftProblem], cfg: Config) -> list[str]:
     """The target response of each problem in the run's style; a function of the problems and the seed.
 
     With `sft.flip` > 0 that share of the problems gets the other tag *and* the other style, so that sampling
-    at temperature 1 explores both tags on every kind of problem and RL can recalibrate them (sheet 6.18).
+    at temperature 1 explores both tags on every kind of problem and RL can recalibrate them.
+    With `sft.verbose` > 0 that share of the [Easy] answers is long all the same: an instruct model's concise
+    answers vary in length, and only such variation leaves the length reward something to select.
     """
     if cfg.sft.style == "r1":
         return [p.long for p in problems]
@@ -44,7 +47,8 @@ def responses(problems: list[SftProblem], cfg: Config) -> list[str]:
     for p in problems:
         easy = (p.difficulty <= cfg.data.difficulty_cut) != (rng.random() < cfg.sft.flip)
         easy = easy and p.short is not None
-        texts.append(f"{TAG_TEXT['easy']} {p.short}" if easy else f"{TAG_TEXT['hard']} {p.long}")
+        verbose = rng.random() < cfg.sft.verbose
+        texts.append(f"{TAG_TEXT['easy' if easy else 'hard']} {p.short if easy and not verbose else p.long}")
     return texts
 
 
@@ -145,16 +149,15 @@ def policy(cfg: Config, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 def load_policy(folder: Path, cfg: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if (reason := checkpoint.problem(folder)) is not None:
         raise ValueError(f"cannot start from {folder}: {reason}; use --cold-start fresh")
-    model, tokenizer = gpu.load_causal_lm(folder.resolve(), getattr(torch, cfg.model.dtype))
+    model, tokenizer = gpu.load_causal_lm(folder.resolve())
     return model.to(gpu.device()), tokenizer
 
 
 def base_model(cfg: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model before any training of ours: a seeded tiny Llama, or a pretrained one."""
     if cfg.model.name != TINY:
-        model, tokenizer = gpu.load_causal_lm(
-            cfg.model.name, getattr(torch, cfg.model.dtype), cfg.model.revision
-        )
+        name = smollm2() if cfg.model.name == "smollm2" else cfg.model.name
+        model, tokenizer = gpu.load_causal_lm(name, revision=cfg.model.revision)
         return model.to(gpu.device()), tokenizer
     tokenizer = tiny.word_tokenizer(chains.WORDS)
     model = tiny.tiny_causal_lm(
@@ -224,7 +227,7 @@ def to_sft_config(cfg: Config, output_dir: Path) -> SFTConfig:
         completion_only_loss=False,  # the labels already mask the prompt
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="sequential",  # sft_dataset has fixed the order
-        bf16=cfg.model.dtype == "bfloat16" and cuda,
+        bf16=cfg.model.precision == "bfloat16" and cuda,
         gradient_checkpointing=cfg.model.name != TINY,
         logging_steps=10,
         save_steps=200,

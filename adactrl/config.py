@@ -27,11 +27,10 @@ TINY = "tiny"  # model.name of the generated Llama; anything else is a hub id or
 class Model:
     """The policy."""
 
-    name: str = (
-        "Qwen/Qwen2.5-7B-Instruct"  # [CODE] run name, [NOTE]; "tiny" builds a Llama of the sizes below
-    )
+    # "tiny" builds a Llama of the sizes below, "smollm2" is the offline model (`make pretrained-model`).
+    name: str = "Qwen/Qwen2.5-7B-Instruct"  # [CODE] run name, [NOTE]
     revision: str = "main"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; weights train in float32
     hidden: int = 64  # the sizes are read only when name is "tiny"
     layers: int = 4
     heads: int = 4
@@ -49,26 +48,26 @@ class Data:
 
 @dataclass(frozen=True)
 class Sft:
-    """Stage 1, cold start. The paper's values are not known: all [OURS], sheet §2.2."""
+    """Stage 1, cold start. The paper's values are not known: all [OURS]."""
 
-    style: Literal["adactrl", "r1"] = (
-        "adactrl"  # "r1": no tags, long answers for the same problems (baseline)
-    )
+    # "r1" is the baseline: no tags, the long answer for every one of the same problems.
+    style: Literal["adactrl", "r1"] = "adactrl"
     steps: int = 480
     batch_size: int = 64
     micro_batch_size: int = 1
     lr: float = 1e-5
     warmup: int = 24
     examples: int = 10_240
-    flip: float = (
-        0.0  # share of examples with the other tag and style, keeps both tags explorable (sheet 6.18)
-    )
+    # Share of [Easy] examples that get the long answer, so that the length reward has something to select.
+    verbose: float = 0.0
+    # Share of examples with the other tag and style, which keeps both tags explorable.
+    flip: float = 0.0
     max_length: int = 16_384
 
 
 @dataclass(frozen=True)
 class Algo:
-    """Stage 2, difficulty-aware GRPO. Defaults: sheet §2.4."""
+    """Stage 2, difficulty-aware GRPO."""
 
     alpha: float = 0.5  # [CODE] diff_format_weight, [NOTE]
     beta: float = 0.5  # [CODE] diff_len_weight, [NOTE]
@@ -112,10 +111,9 @@ class Eval:
 @dataclass(frozen=True)
 class Config:
     preset: str = "paper"
-    cold_start: str = (
-        "fresh"  # "shipped": start RL from the checkpoint in this repository; or a folder; or "fresh"
-    )
-    gate: bool = False  # generated task: refuse RL unless the cold-started policy meets sheet §7.4
+    # "fresh": train stage 1 now; "shipped": start RL from this repository's checkpoint; or a folder.
+    cold_start: str = "fresh"
+    gate: bool = False  # generated task: refuse RL unless the cold-started policy meets `gate.py`
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     sft: Sft = field(default_factory=Sft)
@@ -186,11 +184,15 @@ def to_grpo_config(cfg: Config, output_dir: Path, world_size: int = 1) -> GRPOCo
         top_k=0,
         max_completion_length=algo.max_completion_tokens,
         use_vllm=algo.vllm,
-        # objective (sheet §2.4)
+        vllm_mode="colocate",
+        vllm_tensor_parallel_size=min(4, world_size),  # [CODE]
+        vllm_gpu_memory_utilization=0.8,  # [CODE]
+        vllm_enable_sleep_mode=algo.vllm,
+        # objective
         beta=0.0,
         epsilon=algo.clip_low,
         epsilon_high=algo.clip_high,
-        loss_type="bnpo",  # token mean per micro-batch, as the authors' verl does it (sheet 6.9)
+        loss_type="bnpo",  # token mean per micro-batch, as the authors' verl does it
         scale_rewards="group",
         importance_sampling_level="token",
         multi_objective_aggregation="sum_then_normalize",
@@ -211,7 +213,7 @@ def to_grpo_config(cfg: Config, output_dir: Path, world_size: int = 1) -> GRPOCo
         adam_beta2=0.999,
         max_grad_norm=algo.max_grad_norm,
         # plumbing
-        bf16=cfg.model.dtype == "bfloat16" and cuda,
+        bf16=cfg.model.precision == "bfloat16" and cuda,
         gradient_checkpointing=cfg.model.name != TINY,
         logging_steps=algo.updates_per_step,
         save_steps=algo.save_every * algo.updates_per_step,
@@ -230,16 +232,17 @@ _SMALL = Config(
     preset="small",
     cold_start="shipped",
     gate=True,
-    model=Model(name=TINY, dtype="float32"),
+    model=Model(name=TINY, precision="float32"),
     data=Data(task="chains", rl_problems=16_384),
     sft=Sft(
-        steps=1400,
+        steps=1500,
         batch_size=64,
         micro_batch_size=32,
         lr=2e-3,
         warmup=50,
         examples=20_480,
         flip=0.15,
+        verbose=0.25,
         max_length=128,
     ),
     algo=Algo(
@@ -263,7 +266,7 @@ _SMOKE = replace(
     preset="smoke",
     cold_start="fresh",
     gate=False,
-    model=Model(name=TINY, dtype="float32", hidden=32, layers=2, heads=2),
+    model=Model(name=TINY, precision="float32", hidden=32, layers=2, heads=2),
     data=replace(_SMALL.data, rl_problems=64),
     sft=replace(_SMALL.sft, steps=12, batch_size=16, micro_batch_size=16, examples=192),
     algo=replace(
@@ -283,7 +286,7 @@ _SMOKE = replace(
 
 _PRETRAINED = Config(
     preset="pretrained",
-    model=Model(name="HuggingFaceTB/SmolLM2-135M-Instruct", dtype="float32"),
+    model=Model(name="smollm2", precision="float32"),
     data=Data(task="gsm8k", rl_problems=7_473, difficulty_cut=2.0),
     sft=Sft(steps=60, batch_size=16, micro_batch_size=8, warmup=3, examples=960, lr=2e-5, max_length=768),
     algo=Algo(

@@ -1,5 +1,4 @@
-"""Problems for every stage: cold-start examples, RL prompts, evaluation sets. One place decides what a prompt
-is."""
+"""Problems for every stage: cold-start examples, RL prompts, evaluation sets; and the prompt's form."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from adactrl import benchmarks, chains
 from adactrl.benchmarks import Problem
 from adactrl.config import Config, Data
 
-# The baseline prompt of the authors' preprocessing scripts (sheet §2.1); every arm uses it. The generated
+# The baseline prompt of the authors' preprocessing scripts; every arm uses it. The generated
 # task has none.
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -27,8 +26,7 @@ def messages(question: str, data: Data) -> list[dict[str, str]]:
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, question: str, data: Data, prefix: str = "") -> str:
-    """The rendered prompt with a forced tag, if any, as the first characters of the assistant turn (sheet
-    §2.5)."""
+    """The rendered prompt with a forced tag, if any, as the first characters of the assistant turn."""
     text = tokenizer.apply_chat_template(messages(question, data), tokenize=False, add_generation_prompt=True)
     return str(text) + prefix
 

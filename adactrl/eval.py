@@ -1,11 +1,10 @@
-"""Evaluate a checkpoint in the three user modes; never trains (protocol: sheet §4).
+"""Evaluate a checkpoint in the three user modes; never trains (the paper's protocol).
 
     python eval.py runs/small-seed0                          # the generated tiers
     python eval.py CHECKPOINT --preset paper --data.data-dir DIR     # GSM8K, MATH500, AIME24, AIME25
 
-One row per sample goes to `samples-MODE.jsonl` beside the checkpoint; tables are made from those rows. A
-grader failure
-is None: it is counted, and left out of the accuracy, never scored as wrong.
+One row per sample goes to `samples-PRESET.jsonl` beside the checkpoint; tables are made from those rows. A
+grader failure is None: it is counted, and left out of the accuracy, never scored as wrong.
 """
 
 from __future__ import annotations
@@ -262,7 +261,7 @@ def agreement(probes: Sequence[Probe]) -> dict[str, float]:
 class ProbeCallback(TrainerCallback):
     """Held-out labels and tags every `eval.probe_every` RL steps: how the labels evolve (claim 7).
 
-    Training batches cannot show it: the groups that dynamic sampling keeps are a biased sample (sheet 6.8).
+    Training batches cannot show it: the groups that dynamic sampling keeps are a biased sample.
     """
 
     def __init__(self, run: Run, tokenizer: PreTrainedTokenizerBase, cfg: Config, count: int = 20) -> None:
@@ -313,7 +312,7 @@ def print_table(before: Sequence[Sample] | None, after: Sequence[Sample]) -> Non
 
 def main(cfg: Config, folder: Path) -> None:
     """Evaluate one checkpoint folder in every mode, print the table, write the samples beside it."""
-    model, tokenizer = gpu.load_causal_lm(folder.resolve(), getattr(torch, cfg.model.dtype))
+    model, tokenizer = gpu.load_causal_lm(folder.resolve(), getattr(torch, cfg.model.precision))
     rows = evaluate(model.to(gpu.device()), tokenizer, cfg, modes_of(cfg))
     save_samples(rows, folder / f"samples-{cfg.preset}.jsonl")
     print_table(None, rows)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from adactrl.tags import MODES
+from adactrl.tags import MODES, Mode
 from shared import stats
 from shared.checkpoint import write_text_atomic
 
@@ -28,16 +30,26 @@ TIER_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9")
 MODE_COLORS = {"adaptive": "#4d4d4d", "easy": "#009E73", "hard": "#D55E00"}
 DARK = "#333333"
 PART_STYLES = {"outcome": "-", "overlong": ":", "calibration": "--", "length": "-."}
-STYLE: dict[str, Any] = {"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 10.5}
+STYLE: dict[Any, Any] = {"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlesize": 10.5}
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888"}
 STYLE |= {"axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True, "legend.frameon": False}
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> (RL steps, values), missing values left out
+Bounds = tuple[float, float, float]  # estimate, low, high
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The same looks on every machine: a user's matplotlibrc does not count."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def draw_run(run_dir: Path) -> list[Path]:
     """Draw what the run folder holds data for; returns the PNG files written, replacing older ones."""
     figures: dict[str, Figure] = {}
-    with mpl.rc_context(STYLE):
+    with house_style():
         if series := read_metrics(run_dir / "metrics.jsonl"):
             figures["learning-curves.png"] = learning_curves(series)
         if (run_dir / "samples-after.jsonl").is_file():
@@ -61,6 +73,13 @@ def read_metrics(path: Path) -> Series:
     return {name: (np.array(sorted(v)), np.array([v[s] for s in sorted(v)])) for name, v in found.items()}
 
 
+def align(seeds: Sequence[Series], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric over several runs that have it, at the steps all of these have: (steps,), (runs, steps)."""
+    found = [dict(zip(*(part.tolist() for part in s[metric]), strict=True)) for s in seeds if metric in s]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    return np.array(steps), np.array([[of_run[step] for step in steps] for of_run in found])
+
+
 # ---- learning curves: a small panel per quantity, a colour per tier ----------------------------------------
 
 
@@ -80,7 +99,7 @@ def learning_curves(series: Series) -> Figure:
         ("response length", "tokens", per_tier("rollout/{}/length")),
         ("[Easy] tag", "share of responses", per_tier("rollout/{}/easy_tag")),
         ("easy label, training", "share of prompts", per_tier("rollout/{}/easy_label")),
-        ("easy label and tag, held out", "share", probes),
+        ("label and tag, held out", "share easy", probes),
         ("reward parts, unweighted", "mean reward", parts),
         ("informative groups", "share kept", [("sampling/kept_share", DARK, "-")]),
     ]
@@ -121,59 +140,72 @@ def learning_curves(series: Series) -> Figure:
 
 def _curve(axis: Axes, steps: np.ndarray, values: np.ndarray, color: str, style: str) -> int:
     """One line; returns how many points its thick part averages, about a twelfth of them."""
-    width = 2 * (len(values) // 24) + 1
-    window = np.ones(width)
-    smooth = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+    smooth, width = smoothed(values)
     if width > 1:
         axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
     axis.plot(steps, smooth, color=color, ls=style, lw=1.8, marker="o" if len(values) == 1 else None)
     return width
 
 
+def smoothed(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Centred means of about a twelfth of the values, fewer at the ends, and how many that is."""
+    width = 2 * (len(values) // 24) + 1
+    window = np.ones(width)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"), width
+
+
 # ---- modes: set x mode, before and after RL ----------------------------------------------------------------
 
 
 def modes(run_dir: Path) -> Figure:
-    """Accuracy (Wilson, 95 %) and length (bootstrap over problems, 95 %) per set and mode, before and after."""
+    """Accuracy (Wilson, 95 %) and length (bootstrap over problems, 95 %) per set and mode."""
     from adactrl.eval import Sample, by_cell, load_samples, summarise
 
-    def lengths(rows: Sequence[Sample]) -> tuple[float, float, float]:
+    def bounds(rows: Sequence[Sample]) -> tuple[Bounds, Bounds]:
         problems: dict[str, list[int]] = {}
         for row in rows:
             problems.setdefault(row.problem, []).append(row.length)
-        return stats.bootstrap([float(np.mean(of_one)) for of_one in problems.values()])
+        s = summarise(rows)
+        accuracy = (s["accuracy"], s["accuracy_low"], s["accuracy_high"])
+        return accuracy, stats.bootstrap([float(np.mean(of_one)) for of_one in problems.values()])
 
     stages = {name: run_dir / f"samples-{name}.jsonl" for name in ("before", "after")}
     cells = {name: by_cell(load_samples(path)) for name, path in stages.items() if path.is_file()}
-    sets = sorted({name for of_stage in cells.values() for name, _ in of_stage})
+    return draw_modes({name: {cell: bounds(rows) for cell, rows in of.items()} for name, of in cells.items()})
+
+
+def draw_modes(stages: Mapping[str, Mapping[tuple[str, Mode], tuple[Bounds, Bounds]]]) -> Figure:
+    """Bars of accuracy above bars of length; `stages` "before" and "after" RL: (set, mode) -> both bounds."""
+    sets = sorted({name for of_stage in stages.values() for name, _ in of_stage})
     figure = Figure(figsize=(1 + 2.6 * len(sets), 5), layout="constrained")
     axes = figure.subplots(2, len(sets), squeeze=False, sharex=True, sharey="row")
     for column, name in enumerate(sets):
-        for (stage, of_stage), shift in zip(
-            cells.items(), (-0.19, 0.19) if len(cells) > 1 else (0,), strict=True
-        ):
+        shifts = (-0.19, 0.19) if len(stages) > 1 else (0,)
+        for (stage, cells), shift in zip(stages.items(), shifts, strict=True):
             for x, mode in enumerate(MODES):
-                if rows := of_stage.get((name, mode)):
-                    s = summarise(rows)
-                    accuracy = (s["accuracy"], s["accuracy_low"], s["accuracy_high"])
-                    _bar(axes[0, column], x + shift, accuracy, MODE_COLORS[mode], stage == "after")
-                    _bar(axes[1, column], x + shift, lengths(rows), MODE_COLORS[mode], stage == "after")
+                for axis, value in zip(axes[:, column], cells.get((name, mode), ()), strict=False):
+                    bar(axis, x + shift, value, MODE_COLORS[mode], stage == "after")
         axes[0, column].set(title=name, ylim=(0, 1.03))
         axes[1, column].set_xticks(range(len(MODES)), ["adaptive", "force\neasy", "force\nhard"])
         for axis in axes[:, column]:
             axis.grid(visible=False, axis="x")
+            axis.tick_params(axis="x", length=0)
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("response length (tokens)")
-    legend = [Patch(fc=DARK if s == "after" else "white", ec=DARK, lw=1.5, label=f"{s} RL") for s in cells]
+    legend: list[Artist] = [
+        Patch(fc=DARK if s == "after" else "white", ec=DARK, lw=1.5, label=f"{s} RL") for s in stages
+    ]
     legend.append(Line2D([], [], color="black", lw=1.2, label="95 % interval"))
     figure.legend(handles=legend, loc="outside upper right", ncols=len(legend))
     return figure
 
 
-def _bar(axis: Axes, x: float, bounds: tuple[float, float, float], color: str, filled: bool) -> None:
+def bar(axis: Axes, x: float, bounds: Bounds, color: str, filled: bool, width: float = 0.34) -> None:
+    """A bar with its interval; hollow stands for before RL everywhere."""
     value, low, high = bounds
-    axis.bar(x, value, 0.34, fc=color if filled else "white", ec=color, lw=1.5)
-    axis.errorbar(x, value, [[value - low], [high - value]], color="black", lw=1.2, capsize=3)
+    axis.bar(x, value, width, fc=color if filled else "white", ec=color, lw=1.5)
+    below, above = max(0.0, value - low), max(0.0, high - value)  # rounding may turn 0 negative
+    axis.errorbar(x, value, [[below], [above]], color="black", lw=1.2, capsize=3)
 
 
 # ---- samples as text ---------------------------------------------------------------------------------------
@@ -205,7 +237,7 @@ class SampleWriter:
 
 
 def sample_text(rl_step: int, groups: list[Group], per_tier: int) -> str:
-    """The first group of each tier: question, gold, how many of its samples are right, the first few in full."""
+    """The first group of each tier: question, gold, how many samples are right, the first few in full."""
     lines = [f"policy after {rl_step} RL steps; {len(groups)} prompts x {len(groups[0].texts)} samples"]
     first = {str(group.row.get("tier", "all")): group for group in reversed(groups)}
     for tier, group in sorted(first.items()):

@@ -1,4 +1,4 @@
-"""The go / no-go gate between cold start and RL at small scale (sheet §7.4).
+"""The go / no-go gate between cold start and RL at small scale.
 
 The comparison of arms means something only if the cold-started policy has the situation the paper starts
 from: easy problems solved either way, middling ones better with long reasoning, hard ones often wrong even
@@ -38,7 +38,7 @@ class Check:
 
 
 def conditions(rows: list[Sample]) -> list[Check]:
-    """The sheet's conditions on samples of tiers T1-T3 in all three modes; p_E and p_H are forced-tag
+    """The conditions on samples of tiers T1-T3 in all three modes; p_E and p_H are forced-tag
     accuracies."""
     cells = {cell: summarise(members) for cell, members in by_cell(rows).items()}
     p_easy = {tier: cells[tier, "easy"]["accuracy"] for tier in ("T1", "T2", "T3")}

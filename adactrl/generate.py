@@ -1,6 +1,6 @@
-"""Ask a trained model, and choose how much it reasons (sheet §2.5).
+"""Ask a trained model, and choose how much it reasons.
 
-    python -m adactrl.generate shipped --mode easy "3 1 4 1 : rev +2 x3"
+    python -m adactrl.generate shipped --mode easy "3 1 4 1 : rev +2 x7"
     python -m adactrl.generate runs/small-seed0 --samples 4 < problems.txt
 
 adaptive: the model writes its own tag. easy, hard: `[Easy]` or `[Hard]` is written for it, as the first
@@ -122,6 +122,8 @@ def main(args: list[str] | None = None) -> None:
             "one of " + ", ".join(MODES)
         ]
         refuse(f"unknown mode {options.mode}; did you mean {close[0]}?")
+    if options.samples < 1:
+        refuse(f"--samples {options.samples} is less than 1")
     name, device = find_model(options.checkpoint), gpu.device()
     logging.disable_progress_bar()
     try:

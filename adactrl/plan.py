@@ -66,7 +66,8 @@ def expected_time(cfg: Config) -> str:
 def architecture(cfg: Config) -> Architecture | None:
     """The policy's sizes, or None for a model that is not in the table."""
     if cfg.model.name != TINY:
-        return KNOWN.get(Path(cfg.model.name).name.removesuffix("-Instruct"))
+        name = Path(cfg.model.name).name.removesuffix("-Instruct")
+        return KNOWN.get("SmolLM2-135M" if name == "smollm2" else name)
     from shared.tiny import SPECIALS  # imports transformers
 
     size, vocab = cfg.model.hidden, len(SPECIALS) + len(chains.WORDS)
@@ -89,9 +90,12 @@ def memory(arch: Architecture, world_size: int, bf16: bool) -> dict[str, float]:
 
 def activations(arch: Architecture, cfg: Config) -> float:
     """Bytes for a micro-batch of full-length responses: each block's input (checkpointing), logits x 4."""
-    tokens = cfg.data.max_prompt_tokens + cfg.algo.max_completion_tokens
-    values = tokens * arch.layers * arch.hidden + 4 * cfg.algo.max_completion_tokens * arch.vocab
-    return cfg.algo.micro_batch_size * values * (2 if cfg.model.dtype == "bfloat16" else 4)
+    tokens = cfg.algo.micro_batch_size * cfg.algo.max_completion_tokens
+    return (
+        tokens
+        * (arch.layers * arch.hidden + 4 * arch.vocab)
+        * (2 if cfg.model.precision == "bfloat16" else 4)
+    )
 
 
 def show(cfg: Config) -> None:
@@ -124,12 +128,12 @@ def show(cfg: Config) -> None:
         out["size"] = f"unknown, and so are memory and disk; known: {', '.join(KNOWN)}"
     else:
         world_size = int(os.environ.get("WORLD_SIZE", PAPER_GPUS if cfg.preset == "paper" else 1))
-        bf16, working = cfg.model.dtype == "bfloat16", _size(activations(arch, cfg))
+        bf16, working = cfg.model.precision == "bfloat16", _size(activations(arch, cfg))
         held = memory(arch, world_size, bf16)
         shown = list(held) if world_size > 1 else ["ddp"]
         disk = (14 if bf16 else 12) * arch.parameters * CHECKPOINTS
         cache = 2 * arch.layers * arch.kv * (2 if bf16 else 4) * algo.max_completion_tokens
-        out["size"] = f"{arch.parameters:,} parameters, {cfg.model.dtype}"
+        out["size"] = f"{arch.parameters:,} parameters, {cfg.model.precision}"
         out["checkpoints"] = f"{_size(disk)} at most: {CHECKPOINTS} with weights and optimizer"
         out["memory"] = f"per process of {world_size} (WORLD_SIZE), AdamW on all weights, estimated"
         out["memory"] += "".join(f"\n{s:<6} {_size(held[s]):>9} + activations {working}" for s in shown)

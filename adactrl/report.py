@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adactrl import claims, figures
+from adactrl import claims, result_figures
 from adactrl.claims import TIERS, Evidence, Verdict
 from adactrl.eval import Probe, Sample, agreement
 from adactrl.gate import Check
@@ -170,7 +170,7 @@ Llama on generated problems), measured on {hardware}. At this scale a row is com
 
 ## Claims
 
-Rules fixed beforehand in `claims.py` (sheet of the paper, decision rules); gate passed by {gates} seeds.
+Rules fixed beforehand in `claims.py` ; gate passed by {gates} seeds.
 
 {claims}
 
@@ -247,4 +247,4 @@ def render() -> None:
         "adactrl-headline",
         f"shorter than R1-SFT-RL by {headline} (scale {records[0]['scale']}, {len(gates)} seeds)",
     )
-    figures.draw_results(evidence, HERE / "results", HERE / "figures")
+    result_figures.draw_results(evidence, HERE / "results", HERE / "figures")

@@ -1,12 +1,10 @@
-"""Run every row of RESULTS.md and render it: arms A-H x seeds at small scale, then the claims (sheet
-§7.5-7.6).
+"""Run every row of RESULTS.md and render it: arms A-H x seeds at small scale, then the claims.
 
-    python reproduce.py                # all rows, two one-thread workers; finished rows are skipped, killed
-    ones resumed python reproduce.py --dry-run      # the plan: commands and time python reproduce.py --tables
-    # render RESULTS.md and the README's block from results/, nothing else
+    python reproduce.py              # all rows, two one-thread workers; finished rows are skipped
+    python reproduce.py --dry-run    # the plan: every command, and what is done already
+    python reproduce.py --tables     # only render the tables and figures from results/
 
-The test problems, the seeds and the rules of `claims.py` are fixed. The shipped checkpoint and all tuning
-used seed 0.
+The test problems, the seeds and the rules of `claims.py` are fixed; everything was tuned on seed 0.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from adactrl import eval, report
+from adactrl import eval, report, result_figures
 from adactrl.config import PRESETS, Config
 from shared import checkpoint, config, runs, tables
 
@@ -145,6 +143,10 @@ def record(job: Job, wall_s: float) -> None:
         checkpoint.write_text_atomic(
             _made(folder / "probes") / f"{job.arm.row}-seed{job.seed}.jsonl", probes.read_text()
         )
+    curves = "\n".join(result_figures.curve_rows(job.folder / "metrics.jsonl"))
+    checkpoint.write_text_atomic(
+        _made(folder / "curves") / f"{job.arm.row}-seed{job.seed}.jsonl", curves + "\n"
+    )
     gate = job.folder / "gate.json"
     runs.append_record(
         folder / "runs.jsonl",

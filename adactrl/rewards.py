@@ -1,4 +1,4 @@
-"""AdaCtrl's reward, one prompt's group at a time (arXiv 2505.18822; sheet §2.3, authors' `naive.py`).
+"""AdaCtrl's reward, one prompt's group at a time (arXiv 2505.18822; authors' `naive.py`).
 
     r(y) = r_o(y) + r_over(y) + alpha * r_f(y) + beta * r_l(y)
 
@@ -74,8 +74,7 @@ def length_reward(length: int, longest: int) -> float:
 
 
 def overlong_penalty(length: int, max_length: int, buffer: int, factor: float = 1.0) -> float:
-    """r_over: 0 up to max_length - buffer tokens, then linear down to -factor at max_length (sheet §2.3
-    d)."""
+    """r_over: 0 up to max_length - buffer tokens, then linear down to -factor at max_length."""
     if not 0 < buffer <= max_length:
         raise ValueError(f"need 0 < buffer <= max_length; got buffer={buffer}, max_length={max_length}")
     return min(-(length - (max_length - buffer)) / buffer * factor, 0.0)
@@ -190,5 +189,5 @@ def group_advantages(rewards: Sequence[float], epsilon: float = 1e-6) -> list[fl
 
 
 def is_informative(correct: Sequence[bool]) -> bool:
-    """Dynamic sampling keeps a group only if its 0/1 correctness is not constant (DAPO; sheet §2.4, 6.7)."""
+    """Dynamic sampling keeps a group only if its 0/1 correctness is not constant (DAPO)."""
     return 0 < sum(map(bool, correct)) < len(correct)

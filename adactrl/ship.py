@@ -1,7 +1,7 @@
 """Put a finished cold start into the repository, with its card: `python -m adactrl.ship runs/NAME`.
 
-`train.py` starts from it by default, so that nobody must wait for it. Only a run made with committed code that
-passed the gate is accepted.
+`train.py` starts from it by default, so that nobody must wait for it. Only a run made with committed code
+that passed the gate is accepted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from shared import checkpoint, tables
 
 CARD = """# Cold-started AdaCtrl policy, small scale
 
-A Llama of {parameters:,} parameters after stage 1 on generated chains (`adactrl/chains.py`): it writes a tag
-and answers short or long accordingly. It has seen no reinforcement learning; `python train.py` starts from it.
+A Llama of {parameters:,} parameters after stage 1 on generated chains (`chains.py`): it writes a tag and
+answers short or long accordingly. It has seen no reinforcement learning; `train.py` starts from it.
 
 | what | value |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""The difficulty tag that opens every AdaCtrl response (sheet §2.1; authors' `rl_dataset.py`, `naive.py`).
+"""The difficulty tag that opens every AdaCtrl response (authors' `rl_dataset.py`, `naive.py`).
 
 The tag is the user interface of the method: the model writes it (adaptive mode), or the user writes it for
 the model as the first characters of the assistant turn (forced modes). "Budget" is nothing but the tag.

@@ -1,11 +1,9 @@
-"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs from the paper: D1-D6
-(README).
+"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs: D1-D6, README.
 
-python train.py                                   # small: a 0.26 M Llama, generated problems, two CPU cores,
-minutes python train.py --preset pretrained               # SmolLM2-135M-Instruct (or --model.name ANY_HUB_ID)
-on GSM8K accelerate launch --config_file accelerate/zero3.yaml train.py --preset paper     # Qwen2.5-7B,
-DeepMath-103K python train.py --preset paper --dry-run          # what would run: models, data, memory,
-tokens; downloads nothing
+python train.py                            # small: a 0.26 M Llama, generated problems, two cores, minutes
+python train.py --preset pretrained        # SmolLM2-135M-Instruct, or --model.name HUB_ID, on GSM8K
+accelerate launch --config_file accelerate/zero3.yaml train.py --preset paper    # Qwen2.5-7B, DeepMath
+python train.py --preset paper --dry-run   # the plan: models, data, memory, tokens; downloads nothing
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def main(cfg: Config) -> None:
     if alone:
         if cfg.gate:
             gate.enforce(model, tokenizer, cfg, run)
-        if cfg.eval.before:
+        if cfg.eval.before and cfg.algo.steps:
             before = eval.evaluate_once(
                 model, tokenizer, cfg, run.dir / "samples-before.jsonl", "evaluating before RL"
             )

@@ -1,16 +1,13 @@
-"""GRPO with AdaCtrl's difficulty-aware rewards and dynamic sampling, on TRL (arXiv 2505.18822 §2; sheet
-§2.3-2.4).
+"""GRPO with AdaCtrl's difficulty-aware rewards and dynamic sampling, on TRL (arXiv 2505.18822).
 
 One subclass. TRL samples, pads, computes log-probabilities, the clipped loss and the update; AdaCtrl adds
 what the authors changed in `RayPPOTrainer.fit`, in the order of one step:
 
-    generate -> outcome -> drop constant-accuracy groups -> refill until the batch is full (<= 10 generation
-    batches)
+    generate -> outcome -> drop constant-accuracy groups -> refill until full (<= 10 batches)
              -> label and longest length per whole group -> rewards -> advantages -> updates
 
 Notation: P prompts kept per step, G samples per prompt; rows are prompt-major, so the G samples of a prompt
-are neighbours and a group never straddles two processes (each process keeps its own P / world_size whole
-groups).
+are neighbours and a group never straddles two processes: each keeps its own P / world_size whole groups.
 """
 
 from __future__ import annotations
@@ -158,8 +155,8 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
                 return kept[: self.groups_per_step]
         raise NoInformativeGroups(
             f"{len(kept)} of the {self.groups_per_step} groups needed had both right and wrong answers after "
-            f"{self.algo.max_generation_batches} generation batches ({seen} prompts): the problems are too easy "
-            "or too hard for this policy; mix in problems it solves sometimes, raise "
+            f"{self.algo.max_generation_batches} generation batches ({seen} prompts): the problems are too "
+            "easy or too hard for this policy; mix in problems it solves sometimes, raise "
             "--algo.max-generation-batches, or train on all groups with --algo.filter none"
         )
 
@@ -191,7 +188,7 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         return groups
 
     def reward_parts(self, group: Group) -> list[RewardParts]:
-        """Eq. of sheet §2.3 for one whole group with this run's switches."""
+        """All reward terms of one whole group with this run's switches."""
         algo = self.algo
         return group_reward_parts(
             [bool(c) for c in group.correct],
@@ -256,8 +253,7 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         return bool(self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device)).all())
 
     def _log_groups(self, groups: list[Group], kept: int) -> None:
-        """Shares over all generated groups, before the filter (the kept ones are a biased sample, sheet
-        6.8)."""
+        """Shares over all generated groups, before the filter (the kept ones are a biased sample)."""
         self._log_metric("sampling/kept_share", kept / len(groups))
         self._log_metric("sampling/grader_failures", sum(c is None for g in groups for c in g.correct))
         by_tier: dict[str, list[Group]] = {"all": groups}

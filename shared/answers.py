@@ -28,6 +28,7 @@ ANSWER_CHARS = 2_000  # longer than any gold; such a request fits into a pipe, s
 _OPEN = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character, not a brace
 _PLAIN = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.?[0-9]*|\.[0-9]+)")
+_DIGITS = re.compile(r"[0-9]+(?: [0-9]+)+")  # "3 1 4 1": a sequence, equal if equal as written
 
 _idle: list[Popen[bytes]] = []
 _failed: list[str] = []
@@ -84,6 +85,8 @@ def _compare(answer: str | None, gold: str, timeout_s: float) -> bool | None:
         return left == right
     if _PLAIN.fullmatch(left) and _PLAIN.fullmatch(right) and "%" not in answer + gold:
         return Fraction(left.replace(",", "")) == Fraction(right.replace(",", ""))
+    if _DIGITS.fullmatch(left) and _DIGITS.fullmatch(right):
+        return False
     verdict = _ask_worker(answer.strip().rstrip("."), gold, timeout_s)
     return verdict == "True" if verdict in ("True", "False") else _failed.append(verdict)
 

@@ -1,10 +1,10 @@
 """Samples completions from a causal language model: prefill → expand → decode loop → sample.
 
-Each prompt is prefilled once and its cache copied to the prompt's samples; the cache is allocated once per turn; rows
-that have ended leave the batch. Works with any transformers model whose layers are attention layers; the single-token
-steps of Llama- and Qwen2-shaped models skip the modules' Python code (`_FastStep`), all else runs `model.forward`.
+Each prompt is prefilled once and its cache copied to all of its samples; rows that have ended leave the batch. Works
+with any transformers model made of attention layers. Llama- and Qwen2-shaped ones decode through `_llama_step`, their
+forward pass without what does not change from step to step; all others through `model.forward`.
 
-Shapes: P prompts, B rows (prompt-major: row p * samples + s), S slots of the cache, V words.
+Shapes: B rows (prompt-major: row = prompt * samples + sample), S slots of the cache, V words.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, DynamicLayer
 
-CHECK_EVERY = 8  # steps between looks at which rows have ended (on a GPU each look waits for the device)
-KEEP_ABOVE = (
-    0.6  # rows leave the batch when at most this share is alive: copying the cache at every end costs more
-)
-CPU_CACHE_BYTES = 8 * 2**20  # on a CPU, rows decoded together keep their keys and values within its caches
+CHECK_EVERY = 8  # steps between looks at which rows have ended: on a GPU each look waits for the device
+KEEP_ABOVE = 0.6  # ended rows leave when at most this share is alive: leaving copies the cache
+CPU_ROOM = 8  # free slots of the cache on a CPU, where the gaps between rows cost more than enlarging it (3x in decode)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: temperature 0 is greedy, top_p 1 and top_k 0 are off; top_k is applied before top_p."""
+    """How tokens are drawn: temperature 0 is greedy; top_p 1 and top_k 0 are off; top_k comes before top_p."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -37,16 +37,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
-                f"{self}: need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0"
-            )
+            raise ValueError(f"{self}: need max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0")
 
 
 @dataclass
 class Rollouts:
     """One entry per row. `logprobs` are those of the sampled tokens under softmax(logits / temperature), before top-k
-    and top-p (greedy: temperature 1). A stop token ends a completion and is part of it; `finished` says there is one.
-    """
+    and top-p (greedy: temperature 1). A stop token ends a completion and is part of it; then `finished` is true."""
 
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_ids: list[list[int]] = field(default_factory=list)
@@ -66,23 +63,18 @@ def generate(
     max_rows: int = 512,
     on_token: Callable[[int], None] | None = None,
 ) -> Rollouts:
-    """Draws `samples` completions per prompt; neighbouring equal prompts are prefilled once.
+    """Draws `samples` completions per prompt, at most `max_rows` at once; equal neighbours are prefilled once.
 
-    Args:
-        forced_prefix: tokens appended to every prompt; they count as prompt.
-        generator: source of the random numbers; the same seed gives the same output. None: torch's global one.
-        max_rows: the most rows decoded at once; on a CPU fewer where a smaller cache is faster.
-        on_token: called after each step with the number of tokens just sampled, for a progress line.
+    `forced_prefix` is appended to every prompt and counts as prompt. The same seed of `generator` (None: torch's
+    global one) gives the same output. `on_token` gets the number of tokens just sampled, for a progress line.
 
     Raises:
-        ValueError: an empty prompt, or a model whose layers keep a state other than keys and values.
+        ValueError: an empty prompt, or a model that `unwrap` refuses.
     """
     rows = [[*prompt, *forced_prefix] for prompt in prompt_ids for _ in range(samples)]
-    most = min(max_rows, _rows_for_cpu(model, max(map(len, rows), default=0) + sampling.max_new_tokens))
-    size = -(-len(rows) // -(-len(rows) // most)) if rows else 1  # batches of equal size
     result = Rollouts()
-    for start in range(0, len(rows), size):
-        session = Session(model, rows[start : start + size], sampling=sampling, stop_ids=stop_ids,
+    for start in range(0, len(rows), max_rows):
+        session = Session(model, rows[start : start + max_rows], sampling=sampling, stop_ids=stop_ids,
                           generator=generator, on_token=on_token)  # fmt: skip
         turn = session.generate(last=True)
         for name, values in vars(result).items():
@@ -93,8 +85,8 @@ def generate(
 class Session:
     """Rows that alternate between sampled turns and tokens from outside; only new tokens are computed.
 
-    `generate()` samples a turn for every row, `extend()` appends e.g. a tool's reply, `keep()` drops the other rows.
-    `context` holds all tokens of each row so far.
+    `generate()` samples a turn for every row, `extend()` appends e.g. a tool's reply, `keep()` drops the other rows;
+    `context` holds each row's tokens so far. Arguments as in `generate`.
     """
 
     def __init__(
@@ -110,12 +102,14 @@ class Session:
     ) -> None:
         self.model, self.sampling, self.stop_ids = unwrap(model), sampling, list(stop_ids)
         self.generator, self.on_token = generator, on_token
+        self.device = next(self.model.parameters()).device
         self.context = [list(prompt) for prompt in prompt_ids for _ in range(samples)]
         if not all(self.context):
             raise ValueError("a prompt is empty; give it at least one token, e.g. the model's bos token")
-        self.fed = [0] * len(self.context)  # how many tokens of each context are in the cache
-        self.cache: Cache | None = None
-        self.valid = torch.empty(0)  # (B, S) bool: which slots of the cache hold a token of the row
+        self.fed = [0] * len(self.context)  # how many tokens of each context have been through the model
+        room = CPU_ROOM if self.device.type == "cpu" else sampling.max_new_tokens
+        self.cache = Cache(layer_class_to_replicate=partial(_Layer, room))
+        self.valid = torch.zeros(len(self.context), 0, dtype=torch.bool, device=self.device)  # (B, S): token or hole
 
     def extend(self, tokens: Sequence[Sequence[int]]) -> None:
         """Appends `tokens[i]` (may be empty) to row i."""
@@ -125,108 +119,86 @@ class Session:
     def keep(self, rows: Sequence[int]) -> None:
         """Keeps only these rows, in this order."""
         self.context, self.fed = [self.context[i] for i in rows], [self.fed[i] for i in rows]
-        if self.cache is not None:
-            index = torch.tensor(list(rows), device=self.valid.device)
-            self.cache, self.valid = _select(self.cache, index, self.valid.shape[1]), self.valid[index]
+        self._select(torch.tensor(list(rows), dtype=torch.long, device=self.device))
 
     @torch.no_grad()
     def generate(self, *, last: bool = False) -> Rollouts:
-        """Samples one turn for every row. `last` says that no other turn follows, which saves a copy."""
-        prompts = [list(context) for context in self.context]
-        if not prompts:
+        """Samples one turn for every row. After the `last` turn, in which ended rows leave, the session is over."""
+        if not self.context:
             return Rollouts()
         with _evaluating(self.model):
-            start, logits = self._feed()
-            tokens, logprobs = self._decode(logits, last)
-        completions, finished = [], []
-        for row in tokens.T.tolist():
-            end = next((i for i, token in enumerate(row) if token in self.stop_ids), None)
-            finished.append(end is not None)
-            completions.append(row if end is None else row[: end + 1])
-        lengths = [len(completion) for completion in completions]
-        for context, completion in zip(self.context, completions, strict=True):
-            context += completion
-        self.fed = [
-            len(context) - 1 for context in self.context
-        ]  # the last token has not been through the model
-        slots = torch.arange(self.valid.shape[1] - start, device=self.valid.device)
-        self.valid[:, start:] = slots < torch.tensor(lengths, device=self.valid.device)[:, None] - 1
-        chosen = [row[:length] for row, length in zip(logprobs.T.tolist(), lengths, strict=True)]
-        return Rollouts(prompts, completions, chosen, finished)
+            tokens, logprobs = self._decode(self._feed(), last)
+        turn = Rollouts([list(context) for context in self.context])
+        for context, row, row_logprobs in zip(self.context, tokens.T.tolist(), logprobs.T.tolist(), strict=True):
+            length = next((i + 1 for i, token in enumerate(row) if token in self.stop_ids), None)
+            turn.finished.append(length is not None)
+            turn.completion_ids.append(row[:length])
+            turn.logprobs.append(row_logprobs[:length])
+            context += row[:length]
+        self.fed = [len(context) - 1 for context in self.context]  # a turn's last token counts as not yet fed
+        if not last:
+            fed = torch.tensor([len(completion) - 1 for completion in turn.completion_ids], device=self.device)
+            slots = torch.arange(self.cache.get_seq_length() - self.valid.shape[1], device=self.device)
+            self.valid = torch.cat([self.valid, slots < fed[:, None]], dim=1)
+        return turn
 
-    def _feed(self) -> tuple[int, Tensor]:
-        """Runs the tokens not yet in the cache; returns the first free slot and the next token's logits (B, V)."""
-        device, budget = next(self.model.parameters()).device, self.sampling.max_new_tokens
-        repeats = [1] * len(self.context)
-        if first := self.cache is None:  # one row for each run of equal prompts
-            repeats = [len(list(run)) for _, run in groupby(self.context)]
-        rows = torch.tensor(repeats).cumsum(0).sub(1).tolist()
+    def _feed(self) -> Tensor:
+        """Prefill: runs the tokens that are not in the cache; returns the next token's logits (B, V)."""
+        rows = list(range(len(self.context)))
+        if first := self.valid.shape[1] == 0:  # one row for each run of equal prompts
+            rows = [next(run) for _, run in groupby(rows, key=self.context.__getitem__)]
+            copies = torch.tensor(rows, device=self.device)
+            self.valid = self.valid[copies]
         blocks = [self.context[i][self.fed[i] :] for i in rows]
         width = max(map(len, blocks))
-        ids = torch.tensor([[0] * (width - len(block)) + block for block in blocks], device=device)
-        lengths = torch.tensor([len(block) for block in blocks], device=device)
-        valid = torch.arange(width, device=device) >= width - lengths[:, None]  # padded on the left
-        if first:
-            self.cache = Cache(layers=[_Layer(width) for _ in range(_layers(self.model))])
-        else:
-            used = self.cache.get_seq_length()
-            valid = torch.cat([self.valid[:, :used], valid], dim=1)
-            self.cache = _select(self.cache, torch.arange(len(rows), device=device), used + width + budget)
-        logits = _forward(self.model, ids, valid, self.cache)
-        if first:
-            copies = torch.arange(len(rows), device=device).repeat_interleave(
-                torch.tensor(repeats, device=device)
-            )
-            logits, valid = logits[copies], valid[copies]
-            self.cache = _select(self.cache, copies, width + budget)
-        self.valid = F.pad(valid, (0, budget), value=True)  # slots of the turn to come
-        return valid.shape[1], logits
+        ids = torch.tensor([[0] * (width - len(block)) + block for block in blocks], device=self.device)
+        lengths = torch.tensor([[len(block)] for block in blocks], device=self.device)
+        new = torch.arange(width, device=self.device) >= width - lengths  # padded on the left
+        self.valid = torch.cat([self.valid, new], dim=1)
+        logits = _forward(self.model, ids, self.valid, self.cache)
+        if first:  # expand
+            copies = torch.bucketize(torch.arange(len(self.context), device=self.device), copies, right=True) - 1
+            self._select(copies)
+            logits = logits[copies]
+        return logits
 
     def _decode(self, logits: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """Samples up to max_new_tokens per row; returns tokens and log-probabilities, both (steps, B)."""
-        budget, device = self.sampling.max_new_tokens, logits.device
-        count = len(self.context)
-        source = self.generator.device if self.generator else device
-        uniforms = (
-            torch.rand(count, budget, generator=self.generator, dtype=torch.float64, device=source)
-            .to(device)
-            .T
-        )
-        tokens = torch.zeros(budget, count, dtype=torch.long, device=device)
-        logprobs = torch.zeros(budget, count, device=device)
-        stops = torch.tensor(self.stop_ids, dtype=torch.long, device=device)
-        rows, cache, valid = torch.arange(count, device=device), self.cache, self.valid
-        step_model = _step_function(self.model, cache, valid)
-        for step in range(budget):
-            chosen, logprob = _sample(logits, self.sampling, uniforms[step, rows])
-            tokens[step, rows], logprobs[step, rows] = chosen, logprob
+        shape = (len(self.context), self.sampling.max_new_tokens)
+        source = self.generator.device if self.generator else self.device
+        uniforms = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=source).to(self.device)
+        tokens = torch.zeros(shape[::-1], dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(shape[::-1], device=self.device)
+        stops = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
+        rows = torch.arange(shape[0], device=self.device)  # the rows in the batch
+        decode = _decoder(self.model, self.cache, self.valid, shape[1])
+        for step in range(shape[1]):
+            chosen, logprobs[step, rows] = _sample(logits, self.sampling, uniforms[rows, step])
+            tokens[step, rows] = chosen
             if self.on_token:
                 self.on_token(len(rows))
-            if step + 1 == budget:
+            if step + 1 == shape[1]:
                 break
             if self.stop_ids and step % CHECK_EVERY == CHECK_EVERY - 1:
-                alive = ~torch.isin(tokens[: step + 1, rows], stops).any(0)
-                index = alive.nonzero()[:, 0]
-                if len(index) == 0:
+                alive = (~torch.isin(tokens[: step + 1, rows], stops).any(0)).nonzero()[:, 0]
+                if len(alive) == 0:
                     break
-                if len(index) <= KEEP_ABOVE * len(rows):
-                    if last:
-                        self.cache = None
-                    else:
-                        _put_back(self.cache, rows, cache)
-                    rows, chosen, valid = rows[index], chosen[index], valid[index]
-                    cache = _select(cache, index, valid.shape[1])
-                    step_model = _step_function(self.model, cache, valid)
-            logits = step_model(chosen)
-        if not last:
-            _put_back(self.cache, rows, cache)
+                if last and len(alive) <= KEEP_ABOVE * len(rows):
+                    rows, chosen = rows[alive], chosen[alive]
+                    self._select(alive)
+                    decode = _decoder(self.model, self.cache, self.valid, shape[1])
+            logits = decode(chosen)
         return tokens[: step + 1], logprobs[: step + 1]
+
+    def _select(self, rows: Tensor) -> None:
+        self.valid = self.valid[rows]
+        self.cache.batch_select_indices(rows)
 
 
 def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws one token per row by inverting the cumulative distribution at `uniforms` (B,) in [0, 1).
+    """Draws a token per row where the cumulative distribution passes `uniforms` (B,) in [0, 1); with its log-prob.
 
-    One uniform per row instead of one exponential per word makes this cheaper than `torch.multinomial`.
+    One random number per row, not one per word as in `torch.multinomial`: several times cheaper.
     """
     logprobs = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
     if sampling.temperature == 0:
@@ -234,67 +206,38 @@ def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tenso
     else:
         probs, order = logprobs.exp(), None
         if sampling.top_k or sampling.top_p < 1:
-            k = min(sampling.top_k or probs.shape[1], probs.shape[1])
-            probs, order = probs.topk(k) if k < probs.shape[1] else probs.sort(descending=True)
+            probs, order = probs.topk(min(sampling.top_k or probs.shape[1], probs.shape[1]))
         cdf = probs.cumsum(-1, dtype=torch.float64)
         mass = cdf[:, -1:]
-        if sampling.top_p < 1:  # the smallest set of likeliest words whose probability reaches top_p
+        if sampling.top_p < 1:  # the smallest set of likeliest words that reaches top_p
             mass = cdf.gather(1, (cdf < sampling.top_p * mass).sum(-1, keepdim=True))
-        tokens = torch.searchsorted(cdf, uniforms[:, None] * mass, right=True).clamp(max=cdf.shape[1] - 1)
+        tokens = torch.searchsorted(cdf, uniforms[:, None] * mass, right=True).clamp_(max=cdf.shape[1] - 1)
         tokens = tokens if order is None else order.gather(1, tokens)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 
-class _Layer(CacheLayerMixin):
-    """Keys and values of one layer in buffers (B, kv heads, capacity, head size) that are allocated once."""
+class _Layer(DynamicLayer):
+    """Keys and values (B, kv heads, S, head size) written into buffers that have room for further slots."""
 
-    is_sliding = False  # a sliding window is applied by the mask; the buffers hold every token
-
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, room: int) -> None:
         super().__init__()
-        self.capacity, self.length = capacity, 0
+        self.room, self.buffers = room, None
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads = key_states.shape[:2]
-        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[3])
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[3])
-        self.is_initialized = True
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        new, start = (key_states, value_states), self.get_seq_length()
+        end = start + key_states.shape[2]
+        if self.buffers is None or end > self.buffers[0].shape[2]:
+            self.lazy_initialization(*new) if not self.is_initialized else None
+            self.buffers = [x.new_empty(*x.shape[:2], end + self.room, x.shape[3]) for x in new]
+            if start:
+                self.buffers[0][:, :, :start], self.buffers[1][:, :, :start] = self.keys, self.values
+        self.buffers[0][:, :, start:end], self.buffers[1][:, :, start:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.keys[:, :, start : self.length] = key_states
-        self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.capacity
-
-
-def _select(cache: Cache, rows: Tensor, capacity: int) -> Cache:
-    """A new cache with these rows of `cache` (repeats allowed) and room for `capacity` tokens."""
-    layers = []
-    for old in cache.layers:
-        layer = _Layer(capacity)
-        layer.update(old.keys[rows, :, : old.length], old.values[rows, :, : old.length])
-        layers.append(layer)
-    return Cache(layers=layers)
-
-
-def _put_back(cache: Cache, rows: Tensor, part: Cache) -> None:
-    """Writes `part`, a selection of `rows` of `cache` that has grown since, back into `cache`."""
-    for whole, layer in zip(cache.layers, part.layers, strict=True):
-        if whole is not layer:
-            whole.length = layer.length
-            whole.keys[rows, :, : layer.length] = layer.keys[:, :, : layer.length]
-            whole.values[rows, :, : layer.length] = layer.values[:, :, : layer.length]
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.buffers = None
 
 
 def _forward(model: nn.Module, ids: Tensor, valid: Tensor, cache: Cache) -> Tensor:
@@ -306,16 +249,18 @@ def _forward(model: nn.Module, ids: Tensor, valid: Tensor, cache: Cache) -> Tens
     return out.logits[:, -1]
 
 
-def _step_function(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tensor], Tensor]:
-    """The decode step: tokens (B,) → next logits (B, V), appending to `cache`.
+def _decoder(model: nn.Module, cache: Cache, valid: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
+    """The function tokens (B,) → next logits (B, V) for up to `steps` further slots of `cache`."""
+    valid = F.pad(valid, (0, cache.get_seq_length() + steps - valid.shape[1]), value=True)
+    if _is_llama_like(model):
+        return _llama_step(model, cache, valid)
+    return lambda tokens: _forward(model, tokens[:, None], valid[:, : cache.get_seq_length() + 1], cache)
 
-    For Llama- and Qwen2-shaped models this is their forward pass with everything that does not change from step to
-    step (masks, rotary tables) made once, and attention over the kv heads without repeating them.
-    """
-    if not _is_llama_like(model):
-        return lambda tokens: _forward(model, tokens[:, None], valid[:, : cache.get_seq_length() + 1], cache)
+
+def _llama_step(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tensor], Tensor]:
+    """`model.forward` for one token per row, with rotary tables and mask made once, not in every step or layer."""
     body, heads = model.model, cache.layers[0].keys.shape[1]
-    positions = (valid.cumsum(1) - 1).clamp(min=0).T.contiguous()
+    positions = (valid.cumsum(1) - 1).T.contiguous()
     cos, sin = body.rotary_emb(cache.layers[0].keys, torch.arange(len(positions), device=valid.device)[None])
     cos, (low, high) = cos[0], sin[0].chunk(2, -1)
     sin = torch.cat([-low, high], -1)  # rotate(x) = x * cos + halves_swapped(x) * sin
@@ -325,26 +270,21 @@ def _step_function(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[T
         return F.rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
 
     def step(tokens: Tensor) -> Tensor:
-        at = positions[cache.get_seq_length()]
-        cos_B, sin_B = cos[at, None, None], sin[at, None, None]
-
-        def rotate(x: Tensor) -> Tensor:
-            low, high = x.chunk(2, -1)
-            return (x * cos_B).addcmul_(torch.cat([high, low], -1), sin_B)
-
+        slot = cache.get_seq_length()
+        cos_B, sin_B = cos[positions[slot], None, None], sin[positions[slot], None, None]
+        mask = None if bias is None else bias[:, None, None, : slot + 1]
         x = body.embed_tokens(tokens)
         for index, layer in enumerate(body.layers):
             attention, h = layer.self_attn, norm(layer.input_layernorm, x)
-            split = (
-                len(tokens),
-                heads,
-                -1,
-                attention.head_dim,
-            )  # query heads of one kv head act as its queries
-            query, key = rotate(attention.q_proj(h).view(split)), rotate(attention.k_proj(h).view(split))
+            split = (len(tokens), heads, -1, attention.head_dim)  # query heads that share a kv head are its queries
+            query_key = torch.cat([attention.q_proj(h).view(split), attention.k_proj(h).view(split)], dim=2)
+            low, high = query_key.chunk(2, -1)
+            query_key = (query_key * cos_B).addcmul_(torch.cat([high, low], -1), sin_B)
+            query, key = query_key[:, :, :-1], query_key[:, :, -1:]
             keys, values = cache.update(key, attention.v_proj(h).view(split), index)
-            mask = None if bias is None else bias[:, None, None, : keys.shape[2]]
-            h = F.scaled_dot_product_attention(query, keys, values, mask, scale=attention.scaling)
+            scores = (query @ keys.transpose(2, 3)).mul_(attention.scaling)
+            scores = scores if bias is None else scores.add_(mask)
+            h = scores.softmax(-1) @ values
             x = x + attention.o_proj(h.reshape(len(tokens), -1))
             x = x + layer.mlp(norm(layer.post_attention_layernorm, x))
         return model.lm_head(norm(body.norm, x))
@@ -353,18 +293,13 @@ def _step_function(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[T
 
 
 def _is_llama_like(model: nn.Module) -> bool:
-    """Whether the hand-written step equals `model.forward`: full attention, fixed rotary table, nothing hooked in."""
+    """Whether `_llama_step` equals `model.forward`: full attention, a fixed rotary table, no hooks, no autocast."""
     if type(model).__name__ not in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
         return False
-    config = model.config
-    blocks = [
-        model,
-        model.model,
-        *(m for layer in model.model.layers for m in (layer, layer.self_attn, layer.mlp)),
-    ]
+    blocks = [model, model.model, *(m for layer in model.model.layers for m in (layer, layer.self_attn))]
     return (
-        set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and config.rope_parameters["rope_type"] in ("default", "linear", "llama3", "yarn")
+        set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and model.config.rope_parameters["rope_type"] in ("default", "linear", "llama3", "yarn")
         and not torch.is_autocast_enabled(next(model.parameters()).device.type)
         and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in blocks)
     )
@@ -380,13 +315,10 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = model.module if hasattr(model, "module") else model._orig_mod
     if hasattr(model, "get_base_model"):
         if model.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                f"{model.active_peft_config.peft_type} adds virtual tokens; use a LoRA-like adapter"
-            )
+            raise ValueError(f"{model.active_peft_config.peft_type} adds virtual tokens; use an adapter like LoRA")
         model = model.get_base_model()
-    types = set(getattr(model.config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
-    if types:
-        raise ValueError(f"layers of type {sorted(types)} keep more than keys and values; use model.generate")
+    if others := set(getattr(model.config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"layers of type {sorted(others)} keep more than keys and values; use model.generate")
     return model
 
 
@@ -400,25 +332,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _layers(model: nn.Module) -> int:
-    return model.config.get_text_config().num_hidden_layers
-
-
-def _rows_for_cpu(model: nn.Module, tokens: int) -> int:
-    """How many rows of `tokens` tokens keep the cache within `CPU_CACHE_BYTES`, or within the size of the weights.
-
-    A decode step reads all weights and the whole cache once; below the larger of the two bounds, memory is not what
-    limits it. No bound on a GPU.
-    """
-    model = unwrap(model)
-    weight = next(model.parameters())
-    if weight.device.type != "cpu":
-        return 2**31
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_row = 2 * _layers(model) * heads * head_dim * weight.itemsize * tokens
-    weights = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
-    return max(1, max(CPU_CACHE_BYTES, weights) // per_row)

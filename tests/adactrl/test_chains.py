@@ -121,6 +121,9 @@ WRONG = [  # answer, gold: what a grader that reads juxtaposed digits as a produ
     ("3 1 4", "3 1 4 1"),
     ("3 1 4 1 1", "3 1 4 1"),
     ("+2 3 4 5", "3 4 5 2"),
+    ("0", "9 0 9 9"),
+    ("9", "1 9 1 1"),
+    ("6 2", "3 1 4 1"),
     ("", "3 1 4 1"),
 ]
 

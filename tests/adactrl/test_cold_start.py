@@ -19,7 +19,7 @@ from shared.runs import Run
 @pytest.fixture
 def cfg() -> Config:
     smoke = PRESETS["smoke"]
-    return replace(smoke, sft=replace(smoke.sft, examples=400, flip=0.0))
+    return replace(smoke, sft=replace(smoke.sft, examples=400, flip=0.0, verbose=0.0))
 
 
 def style(cfg: Config, name: str, flip: float = 0.0) -> Config:
@@ -56,6 +56,16 @@ def test_flip_share_moves_tag_and_style_together(cfg: Config) -> None:
     assert flipped != cold_start.responses(problems, other_seed)
     everything = cold_start.responses(problems, style(cfg, "adactrl", flip=1.0))
     assert all(a[:6] != b[:6] for a, b in zip(straight, everything, strict=True))
+
+
+def test_verbose_share_makes_easy_answers_long_and_changes_no_tag(cfg: Config) -> None:
+    problems = chain_sft_problems(cfg)
+    straight = cold_start.responses(problems, cfg)
+    verbose = cold_start.responses(problems, replace(cfg, sft=replace(cfg.sft, verbose=0.25)))
+    easy = [i for i in range(len(problems)) if straight[i].startswith("[Easy]")]
+    longer = [i for i in easy if verbose[i] == f"[Easy] {problems[i].long}"]
+    assert len(longer) / len(easy) == pytest.approx(0.25, abs=0.08)
+    assert all(verbose[i] == straight[i] for i in range(len(problems)) if i not in longer)
 
 
 def test_a_problem_without_a_short_answer_is_never_tagged_easy(cfg: Config) -> None:
@@ -171,7 +181,7 @@ def test_nothing_left_is_a_clear_error(
     cfg: Config, tmp_path: Path, instruct: list[str], easy: int, hard: int
 ) -> None:
     cfg = real(cfg, deepmath(tmp_path, easy, hard))
-    message = rf"{easy // 2} easy problems answered correctly, {hard} hard problems; .*--data.difficulty-cut \(now 5\)"
+    message = rf"{easy // 2} easy problems answered correctly, {hard} hard (problems|ones); .*--data.difficulty-cut \(now 5\)"
     with pytest.raises(ValueError, match=message):
         build(cfg, tmp_path / "problems.jsonl")
     assert not (tmp_path / "problems.jsonl").exists()

@@ -322,3 +322,10 @@ os.kill(os.getpid(), 9)
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_garbage_is_never_right(garbage: str) -> None:
     assert grade(boxed(garbage), "\\frac{17}{23}") in (False, None)
+
+
+def test_sequences_of_digits_need_no_worker(monkeypatch):
+    monkeypatch.setattr(answers, "_ask_worker", lambda *_: pytest.fail("asked a worker"))
+    assert answers.grade(r"\boxed{ 3 1 4 1 }", "3 1 4 1") is True
+    assert answers.grade(r"\boxed{ 3 1 4 2 }", "3 1 4 1") is False
+    assert answers.grade(r"\boxed{ 1 4 1 }", "0 1 4 1") is False
