@@ -32,7 +32,7 @@ Tier = Literal["T1", "T2", "T3"]
 TIERS: tuple[Tier, ...] = ("T1", "T2", "T3")
 
 DIGITS = 4
-REARRANGE = {"rev": (3, 2, 1, 0), "rotl": (1, 2, 3, 0), "rotr": (3, 0, 1, 2), "swap": (1, 0, 2, 3)}
+REARRANGE = {"rev": (3, 2, 1, 0), "rotl": (1, 2, 3, 0), "swap": (1, 0, 2, 3)}
 SHIFT = {f"+{k}": k for k in range(1, 6)}
 MULTIPLY = {"x3": 3, "x7": 7}
 EASY_OPS = tuple(REARRANGE)
@@ -50,8 +50,7 @@ RL_MIX: dict[Tier, float] = {"T1": 0.25, "T2": 0.40, "T3": 0.35}
 
 
 def apply(digits: tuple[int, ...], op: str) -> tuple[int, ...]:
-    """One operation: a rearrangement, `+k` on every digit modulo 10, or the number times 7 or 9 modulo
-    10,000."""
+    """A rearrangement, `+k` on every digit modulo 10, or the number times 3 or 7 modulo 10,000."""
     if op in REARRANGE:
         return tuple(digits[i] for i in REARRANGE[op])
     if op in SHIFT:
@@ -106,6 +105,12 @@ class Chain:
     def short(self) -> str:
         """The string after every second operation, then the answer."""
         return " ".join([_text(state) for state in self.states[1:-1:2]] + [self.boxed])
+
+    @property
+    def verbose(self) -> str:
+        """The short answer with the long one's trimmings and none of its steps: longer, no more accurate."""
+        states = [_text(state) for state in self.states[1:-1:2]]
+        return " ".join([f"start {_text(self.start)} ;", *states, f"wait {self.answer}", self.boxed])
 
     @property
     def long(self) -> str:

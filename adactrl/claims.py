@@ -57,14 +57,19 @@ class Evidence:
     gate: dict[int, bool] = field(default_factory=dict)
 
     def matrix(self, arm: str, tier: str, mode: Mode, name: Literal["correct", "length"]) -> np.ndarray:
-        """(problems, seeds x samples) values of one cell, problems in a fixed order."""
+        """(problems, seeds x samples) values of one cell, problems in a fixed order.
+
+        Where the grader failed, the mean of the problem's graded samples stands in: nothing is scored.
+        """
         values: dict[str, list[float]] = {}
         for (of, _), rows in sorted(self.samples.items()):
             if of == arm:
                 for row in rows:
                     if row.set == tier and row.mode == mode:
-                        values.setdefault(row.problem, []).append(float(getattr(row, name)))
-        return np.array([values[problem] for problem in sorted(values)])
+                        value = getattr(row, name)
+                        values.setdefault(row.problem, []).append(np.nan if value is None else float(value))
+        cell = np.array([values[problem] for problem in sorted(values)])
+        return np.where(np.isnan(cell), np.nanmean(cell, axis=1, keepdims=True), cell)
 
     def arm_probes(self, arm: str, tier: str | None = None) -> list[Probe]:
         """Probes of all seeds; of one tier if given."""
@@ -98,7 +103,7 @@ def judge(evidence: Evidence) -> list[Verdict]:
     """All seven verdicts, in order."""
     rules = (_savings, _no_accuracy_loss, _ordering, _control, _difficulty, _two_stages, _evolving_labels)
     verdicts = [rule(evidence) for rule in rules]
-    if all(evidence.gate.values()):
+    if evidence.gate and all(evidence.gate.values()):
         return verdicts
     return [Verdict(v.claim, v.statement, v.statistics, "inconclusive", v.n) for v in verdicts]
 
@@ -178,10 +183,18 @@ def _control(e: Evidence) -> Verdict:
 
 
 def _agreement(name: str, probes: Sequence[Probe], key: str = "agreement") -> Statistic:
-    indices = np.arange(len(probes))
-    return Statistic(
-        name, *stats.bootstrap(indices, statistic=lambda i: agreement([probes[int(k)] for k in i])[key])
-    )
+    def of(rows: np.ndarray) -> float:
+        return agreement([probes[int(i)] for i in rows.ravel()])[key]
+
+    return Statistic(name, *stats.bootstrap(_by_problem(probes), statistic=of))
+
+
+def _by_problem(probes: Sequence[Probe]) -> np.ndarray:
+    """(problems, seeds) positions in `probes`: a problem's probes of all seeds are resampled together."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for i, p in enumerate(probes):
+        rows.setdefault((p.set, p.problem), []).append(i)
+    return np.array(list(rows.values()))
 
 
 def _difficulty(e: Evidence) -> Verdict:
@@ -206,10 +219,11 @@ def _difficulty(e: Evidence) -> Verdict:
 def _agreement_gap(name: str, a: Sequence[Probe], b: Sequence[Probe], statistic: str) -> Statistic:
     """Difference in agreement of two arms on the same probe problems, resampled jointly."""
 
-    def gap(i: np.ndarray) -> float:
-        return _agree([a[int(k)] for k in i], statistic) - _agree([b[int(k)] for k in i], statistic)
+    def gap(rows: np.ndarray) -> float:
+        i = rows.ravel().astype(int)
+        return _agree([a[k] for k in i], statistic) - _agree([b[k] for k in i], statistic)
 
-    return Statistic(name, *stats.bootstrap(np.arange(len(a)), statistic=gap))
+    return Statistic(name, *stats.bootstrap(_by_problem(a), statistic=gap))
 
 
 def _agree(probes: Sequence[Probe], statistic: str) -> float:
@@ -229,8 +243,7 @@ def _two_stages(e: Evidence) -> Verdict:
     # On one tier nearly all labels are equal, so the plain share of agreeing prompts is used there.
     without = _agreement_gap("T2 agreement D - F", e.arm_probes("D", "T2"), e.arm_probes("F", "T2"), "plain")
     shown = (calibrated.low > 0, shorter.estimate >= 1.5 and shorter.low > 1, without.low > 0)
-    none = calibrated.high <= 0 or calibrated.low <= 0
-    refuted = none and shorter.low <= 1 and without.low <= 0
+    refuted = calibrated.low <= 0 and shorter.low <= 1 and without.low <= 0
     statement = "RL calibrates the cold start's estimate, and both reward terms matter (E: no r_l, F: no r_f)"
     return Verdict(
         6, statement, (calibrated, shorter, without), _decide(all(shown), refuted), len(e.arm_probes("D"))
@@ -245,7 +258,7 @@ def _evolving_labels(e: Evidence) -> Verdict:
         label = np.mean([p.label == "easy" for p in after]) - np.mean([p.label == "easy" for p in before])
         tag = np.mean([p.easy_share for p in after]) - np.mean([p.easy_share for p in before])
         statistics += [Statistic(f"label {tier}", float(label)), Statistic(f"tag {tier}", float(tag))]
-        if abs(label) >= 0.1:
+        if round(abs(label), 9) >= 0.1:
             moved.append(bool(np.sign(tag) == np.sign(label)))
     statement = (
         "labels follow the policy: change of the easy-label share over RL, and of the [Easy]-tag share"

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -37,8 +38,8 @@ def responses(problems: list[SftProblem], cfg: Config) -> list[str]:
 
     With `sft.flip` > 0 that share of the problems gets the other tag *and* the other style, so that sampling
     at temperature 1 explores both tags on every kind of problem and RL can recalibrate them.
-    With `sft.verbose` > 0 that share of the [Easy] answers is long all the same: an instruct model's concise
-    answers vary in length, and only such variation leaves the length reward something to select.
+    With `sft.verbose` > 0 that share of the [Easy] answers is wordy: an instruct model's concise answers vary
+    in length, and only such variation leaves the length reward something to select.
     """
     if cfg.sft.style == "r1":
         return [p.long for p in problems]
@@ -47,8 +48,8 @@ def responses(problems: list[SftProblem], cfg: Config) -> list[str]:
     for p in problems:
         easy = (p.difficulty <= cfg.data.difficulty_cut) != (rng.random() < cfg.sft.flip)
         easy = easy and p.short is not None
-        verbose = rng.random() < cfg.sft.verbose
-        texts.append(f"{TAG_TEXT['easy' if easy else 'hard']} {p.short if easy and not verbose else p.long}")
+        short = p.verbose if p.verbose and rng.random() < cfg.sft.verbose else p.short
+        texts.append(f"{TAG_TEXT['easy']} {short}" if easy else f"{TAG_TEXT['hard']} {p.long}")
     return texts
 
 
@@ -95,7 +96,7 @@ def build_problems(
         SftProblem(p.question, p.answer, p.difficulty or 0, shorts.get(p.id), str(p.solution)) for p in chosen
     ]
     cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text("".join(json.dumps(vars(p)) + "\n" for p in problems))
+    checkpoint.write_text_atomic(cache, "".join(json.dumps(vars(p)) + "\n" for p in problems))
     return problems
 
 
@@ -181,12 +182,14 @@ def train(cfg: Config, run: Run, folder: Path) -> None:
     The loss is on the response only, its tag and end token included.
     """
     model, tokenizer = base_model(cfg)
-    problems = build_problems(model, tokenizer, cfg, folder.parent / "problems.jsonl")
+    sft_config = to_sft_config(cfg, folder.parent)
+    with PartialState().main_process_first():  # the others read what the first has written
+        problems = build_problems(model, tokenizer, cfg, folder.parent / "problems.jsonl")
     stage = Run(folder.parent, cfg, run.package, resumed=run.resumed, main=run.main)
     callback = RunCallback(stage, "cold start")
     trainer = FiniteSFTTrainer(
         model,
-        args=to_sft_config(cfg, folder.parent),
+        args=sft_config,
         train_dataset=sft_dataset(tokenizer, problems, cfg),
         processing_class=tokenizer,
         callbacks=[callback],
@@ -208,18 +211,23 @@ def to_sft_config(cfg: Config, output_dir: Path) -> SFTConfig:
     """TRL's SFT settings; every one that matters is set, because TRL's defaults move between releases."""
     sft, cuda = cfg.sft, torch.cuda.is_available()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if sft.batch_size % (sft.micro_batch_size * world_size):
+        raise ValueError(
+            f"sft.batch_size={sft.batch_size} does not divide over {world_size} processes x "
+            f"sft.micro_batch_size={sft.micro_batch_size}; lower --sft.micro-batch-size"
+        )
     return SFTConfig(
         output_dir=str(output_dir),
         max_steps=sft.steps,
         per_device_train_batch_size=sft.micro_batch_size,
-        gradient_accumulation_steps=max(1, sft.batch_size // (sft.micro_batch_size * world_size)),
+        gradient_accumulation_steps=sft.batch_size // (sft.micro_batch_size * world_size),
         learning_rate=sft.lr,
         lr_scheduler_type="cosine",
         warmup_steps=sft.warmup,
         optim="adamw_torch",
         weight_decay=0.0,
         adam_beta1=0.9,
-        adam_beta2=0.999,
+        adam_beta2=0.98,
         max_grad_norm=1.0,
         max_length=sft.max_length,
         loss_type="nll",

@@ -58,7 +58,7 @@ class Sft:
     lr: float = 1e-5
     warmup: int = 24
     examples: int = 10_240
-    # Share of [Easy] examples that get the long answer, so that the length reward has something to select.
+    # Share of [Easy] examples with a wordy answer, so that the length reward has something to select.
     verbose: float = 0.0
     # Share of examples with the other tag and style, which keeps both tags explorable.
     flip: float = 0.0
@@ -113,7 +113,8 @@ class Config:
     preset: str = "paper"
     # "fresh": train stage 1 now; "shipped": start RL from this repository's checkpoint; or a folder.
     cold_start: str = "fresh"
-    gate: bool = False  # generated task: refuse RL unless the cold-started policy meets `gate.py`
+    # Generated task: measure the cold-started policy against `gate.py`, and refuse RL if it fails.
+    gate: Literal["refuse", "report", "off"] = "off"
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     sft: Sft = field(default_factory=Sft)
@@ -123,17 +124,34 @@ class Config:
 
     def __post_init__(self) -> None:
         algo = self.algo
-        for name, total, part in [
-            ("algo.prompts_per_step", algo.prompts_per_step, algo.updates_per_step),
-            (
-                "algo rows per update",
-                algo.prompts_per_step * algo.group_size // algo.updates_per_step,
-                algo.micro_batch_size,
-            ),
-            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size),
-        ]:
-            if total % part:
-                raise ValueError(f"{name}={total} is not divisible by {part}; {_divisors(total)} divide it")
+        counts = {
+            f"algo.{k}": getattr(algo, k)
+            for k in ("group_size", "prompts_per_generation", "prompts_per_step")
+        }
+        counts |= {
+            f"algo.{k}": getattr(algo, k) for k in ("updates_per_step", "micro_batch_size", "save_every")
+        }
+        counts |= {"sft.batch_size": self.sft.batch_size, "sft.micro_batch_size": self.sft.micro_batch_size}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if algo.prompts_per_step % algo.updates_per_step:
+            raise ValueError(
+                f"algo.updates_per_step={algo.updates_per_step} does not divide algo.prompts_per_step="
+                f"{algo.prompts_per_step}; {_divisors(algo.prompts_per_step)} do"
+            )
+        rows = algo.prompts_per_step // algo.updates_per_step * algo.group_size
+        if rows % algo.micro_batch_size:
+            raise ValueError(
+                f"algo.micro_batch_size={algo.micro_batch_size} does not divide the {rows} rows per update "
+                f"(algo.prompts_per_step / algo.updates_per_step x algo.group_size={algo.group_size}); "
+                f"{_divisors(rows)} do"
+            )
+        if self.sft.batch_size % self.sft.micro_batch_size:
+            raise ValueError(
+                f"sft.micro_batch_size={self.sft.micro_batch_size} does not divide sft.batch_size="
+                f"{self.sft.batch_size}; {_divisors(self.sft.batch_size)} do"
+            )
         if algo.group_size < 2:
             raise ValueError(
                 f"algo.group_size={algo.group_size}: a group needs at least 2 samples to compare"
@@ -231,18 +249,18 @@ _PAPER = Config()
 _SMALL = Config(
     preset="small",
     cold_start="shipped",
-    gate=True,
+    gate="refuse",
     model=Model(name=TINY, precision="float32"),
     data=Data(task="chains", rl_problems=16_384),
     sft=Sft(
-        steps=1500,
+        steps=1100,
         batch_size=64,
         micro_batch_size=32,
         lr=2e-3,
         warmup=50,
         examples=20_480,
         flip=0.15,
-        verbose=0.25,
+        verbose=0.5,
         max_length=128,
     ),
     algo=Algo(
@@ -265,10 +283,10 @@ _SMOKE = replace(
     _SMALL,
     preset="smoke",
     cold_start="fresh",
-    gate=False,
+    gate="off",
     model=Model(name=TINY, precision="float32", hidden=32, layers=2, heads=2),
     data=replace(_SMALL.data, rl_problems=64),
-    sft=replace(_SMALL.sft, steps=12, batch_size=16, micro_batch_size=16, examples=192),
+    sft=replace(_SMALL.sft, steps=12, batch_size=16, micro_batch_size=8, examples=192),
     algo=replace(
         _SMALL.algo,
         filter="none",  # a model that has learnt nothing yet is wrong everywhere: no group would be kept

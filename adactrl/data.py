@@ -40,12 +40,13 @@ class SftProblem:
     difficulty: float
     short: str | None
     long: str
+    verbose: str | None = None  # a wordier `short`; generated task only
 
 
 def chain_sft_problems(cfg: Config) -> list[SftProblem]:
     """The generated task's cold-start problems; the same list for both styles and for every arm of a seed."""
     drawn = islice(chains.cold_start_problems(cfg.run.seed), cfg.sft.examples)
-    return [SftProblem(c.question, c.answer, c.difficulty, c.short, c.long) for c in drawn]
+    return [SftProblem(c.question, c.answer, c.difficulty, c.short, c.long, c.verbose) for c in drawn]
 
 
 def train_problems(cfg: Config) -> list[Problem]:

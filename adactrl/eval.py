@@ -311,7 +311,8 @@ def print_table(before: Sequence[Sample] | None, after: Sequence[Sample]) -> Non
 
 
 def main(cfg: Config, folder: Path) -> None:
-    """Evaluate one checkpoint folder in every mode, print the table, write the samples beside it."""
+    """Evaluate a checkpoint or run folder in every mode, print the table, write the samples into it."""
+    folder = folder / "model" if (folder / "model").is_dir() else folder
     model, tokenizer = gpu.load_causal_lm(folder.resolve(), getattr(torch, cfg.model.precision))
     rows = evaluate(model.to(gpu.device()), tokenizer, cfg, modes_of(cfg))
     save_samples(rows, folder / f"samples-{cfg.preset}.jsonl")

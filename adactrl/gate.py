@@ -34,7 +34,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.low <= self.value <= self.high
+        return self.low <= round(self.value, 9) <= self.high
 
 
 def conditions(rows: list[Sample]) -> list[Check]:
@@ -79,7 +79,7 @@ def report(checks: list[Check]) -> str:
 
 
 def enforce(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cfg: Config, run: Run) -> None:
-    """Measure the gate once per run, write `gate.json`, and refuse RL if a condition fails."""
+    """Measure the gate once per run and write `gate.json`; `refuse` ends the run if a condition fails."""
     path = run.dir / "gate.json"
     if path.exists():
         checks = [Check(**check) for check in json.loads(path.read_text())]
@@ -87,7 +87,7 @@ def enforce(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cfg: Con
         checks = measure(model, tokenizer, cfg)
         checkpoint.write_json_atomic(path, [asdict(check) for check in checks])
     print("gate after cold start (validation problems, temperature 1):\n" + report(checks), flush=True)
-    if not all(check.passed for check in checks):
+    if cfg.gate == "refuse" and not all(check.passed for check in checks):
         sys.exit(
-            "the gate failed, so comparing rewards would mean nothing: change --sft.steps, or pass --no-gate"
+            "the gate failed: comparing rewards would mean nothing. Change --sft.steps, or pass --gate report"
         )

@@ -33,7 +33,7 @@ def read_samples(path: Path) -> list[Sample]:
                 r["problem"],
                 r["mode"],
                 r["tag"] or None,
-                r["correct"] == "1",
+                {"1": True, "0": False}.get(r["correct"]),
                 int(r["length"]),
                 False,
                 "",
@@ -210,9 +210,8 @@ def render() -> None:
     """Write RESULTS.md, the README's blocks and the figures."""
     records, evidence = load_evidence(HERE / "results")
     if not records:
-        write_text_atomic(
-            HERE / "RESULTS.md", "# AdaCtrl: results\n\nNo runs recorded yet: `make -C adactrl reproduce`.\n"
-        )
+        text = "# AdaCtrl: results\n\nNo runs recorded yet: `make -C adactrl reproduce`.\n"
+        write_text_atomic(HERE / "RESULTS.md", text)
         return
     verdicts = claims.judge(evidence)
     gates = evidence.gate
@@ -238,13 +237,11 @@ def render() -> None:
         ["claim", "what is measured", "first statistic [95 % interval]", "verdict"], short
     )
     tables.replace_block(HERE / "README.md", "results", f"{summary}\n\n{blocks['modes']}")
-    saving = verdicts[0].statistics
-    headline = ", ".join(
-        f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}] on {t}" for s, t in zip(saving, TIERS, strict=True)
+    saved = ", ".join(f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in verdicts[0].statistics)
+    words = ", ".join(f"{v.claim} {v.verdict}" for v in verdicts)
+    headline = (
+        f"AdaCtrl at small scale ({len(gates)} seeds): responses are shorter than R1-SFT-RL by {saved} "
+        f"on the easy, middle and hard tier (95 % intervals). Claims: {words}."
     )
-    tables.replace_block(
-        HERE.parent / "README.md",
-        "adactrl-headline",
-        f"shorter than R1-SFT-RL by {headline} (scale {records[0]['scale']}, {len(gates)} seeds)",
-    )
+    tables.replace_block(HERE.parent / "README.md", "adactrl-headline", headline)
     result_figures.draw_results(evidence, HERE / "results", HERE / "figures")

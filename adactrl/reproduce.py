@@ -30,7 +30,6 @@ from adactrl.config import PRESETS, Config
 from shared import checkpoint, config, runs, tables
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 SEEDS = (1, 2, 3)
 
 
@@ -49,8 +48,8 @@ class Arm:
 
 
 ARMS = (
-    Arm("A", "R1-SFT", ("--sft.style", "r1", "--algo.steps", "0", "--no-gate")),
-    Arm("C", "AdaCtrl cold start", ("--algo.steps", "0")),
+    Arm("A", "R1-SFT", ("--sft.style", "r1", "--algo.steps", "0", "--gate", "off")),
+    Arm("C", "AdaCtrl cold start", ("--algo.steps", "0", "--gate", "report")),
     Arm("B", "R1-SFT-RL (outcome only)", ("--sft.style", "r1", "--algo.alpha", "0", "--algo.beta", "0"), "A"),
     Arm("D", "AdaCtrl", (), "C"),
     Arm("E", "w/o length reward", ("--algo.beta", "0"), "C"),
@@ -82,7 +81,12 @@ class Job:
         words = ["--preset", self.scale, *self.arm.options, "--run.seed", str(self.seed)]
         if self.arm.start:
             start = replace(self, arm=next(a for a in ARMS if a.row == self.arm.start)).folder
-            words += ["--cold-start", str((start / "cold_start" / "model").relative_to(HERE)), "--no-gate"]
+            words += [
+                "--cold-start",
+                str((start / "cold_start" / "model").relative_to(HERE)),
+                "--gate",
+                "off",
+            ]
             words += ["--eval.no-before"]
         else:
             words += ["--cold-start", "fresh"]
@@ -105,6 +109,11 @@ def jobs(scale: str) -> list[Job]:
     return [Job(arm, seed, scale) for rl in (False, True) for seed in SEEDS for arm in ARMS if arm.rl == rl]
 
 
+def results_of(scale: str) -> Path:
+    """Committed results are the small scale's; other scales keep to a folder of their own."""
+    return HERE / "results" if scale == "small" else HERE / "results" / scale
+
+
 def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
     """Train one arm in a process of its own with one thread, resuming what is there; then record it."""
     log = job.folder.with_suffix(".log")
@@ -119,6 +128,7 @@ def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[by
             env=environment,
             stdout=out,
             stderr=out,
+            start_new_session=True,  # Ctrl-C reaches it once, from here
         )
         children.append(child)
         while child.poll() is None:
@@ -136,7 +146,7 @@ def record(job: Job, wall_s: float) -> None:
     manifest = json.loads((job.folder / "manifest.json").read_text())
     rows = eval.load_samples(job.folder / "samples-after.jsonl")
     name = f"{job.arm.row}-seed{job.seed}.csv.gz"
-    folder = RESULTS if job.scale == "small" else RESULTS / job.scale
+    folder = results_of(job.scale)
     write_samples(rows, folder / "samples" / name)
     probes = job.folder / "probes-after.jsonl"
     if probes.exists():
@@ -175,18 +185,16 @@ def write_samples(rows: list[eval.Sample], path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(report.SAMPLE_COLUMNS)
-    writer.writerows(
-        [r.set, r.problem, r.mode, r.tag or "", int(r.correct or 0), r.length]
-        for r in rows
-        if r.correct is not None
-    )
+    graded = {True: "1", False: "0", None: ""}
+    writer.writerows([r.set, r.problem, r.mode, r.tag or "", graded[r.correct], r.length] for r in rows)
     _made(path.parent)
     path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def reproduce(scale: str) -> None:
     """All jobs on two workers, with a live line for each running one."""
-    recorded = {(r["row"], r["seed"], r["config_hash"]) for r in tables.load_records(RESULTS / "runs.jsonl")}
+    records = tables.load_records(results_of(scale) / "runs.jsonl")
+    recorded = {(r["row"], r["seed"], r["config_hash"]) for r in records}
     waiting = [
         j
         for j in jobs(scale)
@@ -220,7 +228,7 @@ def reproduce(scale: str) -> None:
                             flush=True,
                         )
                     time.sleep(0.5)
-        except KeyboardInterrupt:  # the children got the signal too: each saves at the end of its step
+        except KeyboardInterrupt:  # each child saves at the end of its step
             for future in rl_gate.values():
                 future.cancel()
             for child in children:
@@ -251,7 +259,8 @@ def main() -> None:
         return
     if "--tables" not in arguments:
         reproduce(scale)
-    report.render()
+    if scale == "small":
+        report.render()
 
 
 if __name__ == "__main__":

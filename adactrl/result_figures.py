@@ -29,17 +29,16 @@ BAR_STEP = 0.21  # between two bars of a tier
 def draw_results(evidence: Evidence, results: Path, out: Path) -> list[Path]:
     """Write the figures that there is data for to the folder `out`; returns the files."""
     arms = {arm for arm, _ in evidence.samples}
-    files = {arm: sorted((results / "curves").glob(f"{arm}-seed*.jsonl")) for arm in "DB"}
+    files = {arm: sorted(results.glob(f"curves/{arm}-seed*.jsonl")) for arm in "DB"}
+    curves = {arm: [*map(figures.read_metrics, files[arm])] for arm in files}
     drawn: dict[str, Figure] = {}
     with figures.house_style():
         if {"B", "D"} <= arms:
             drawn["savings.png"] = savings(evidence)
         if {"C", "D"} <= arms:
             drawn["modes.png"] = user_modes(evidence)
-        if files["D"]:
-            drawn["curves.png"] = training_curves(
-                {a: [figures.read_metrics(path) for path in files[a]] for a in files}
-            )
+        if curves["D"]:
+            drawn["curves.png"] = training_curves(curves)
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
             figure.savefig(out / name, dpi=200, metadata={"Software": None})
@@ -53,8 +52,7 @@ def savings(evidence: Evidence) -> Figure:
     """Length and accuracy per tier in adaptive mode: a bar per arm, a dot per seed."""
     seeds = {arm: sum(of == arm for of, _ in evidence.samples) for arm in ARMS}
     arms = [arm for arm in ARMS if seeds[arm]]
-    figure = Figure(figsize=(8.8, 4.1), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = (figure := Figure(figsize=(8.8, 4.1), layout="constrained")).subplots(1, 2)
     labels: dict[Axes, list[str]] = {left: [], right: []}
     for x, (tier, hint) in enumerate(zip(TIERS, (" (easiest)", "", " (hardest)"), strict=True)):
         length = {arm: evidence.matrix(arm, tier, "adaptive", "length") for arm in arms}
@@ -90,9 +88,8 @@ def _arm(axis: Axes, x: float, arm: str, values: np.ndarray, seeds: int, form: s
     spread = BAR_STEP * (np.arange(seeds) - (seeds - 1) / 2) / 5
     axis.plot(x + spread, alone, "o", color="black", ms=3, mec="white", mew=0.5, zorder=1.5)
     place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
-    axis.annotate(
-        form.format(bounds[0]), (x, max(bounds[2], *alone)), **place, weight=700 if arm == "D" else 400
-    )
+    text, top, weight = form.format(bounds[0]), max(bounds[2], *alone), 700 if arm == "D" else 400
+    axis.annotate(text, (x, top), weight=weight, **place)
 
 
 def user_modes(evidence: Evidence) -> Figure:

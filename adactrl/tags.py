@@ -15,7 +15,7 @@ Mode = Literal["adaptive", "easy", "hard"]
 TAG_TEXT: dict[str, str] = {"easy": "[Easy]", "hard": "[Hard]"}
 MODES: tuple[Mode, ...] = ("adaptive", "easy", "hard")
 
-_TAG = re.compile(r"\[(easy|hard)\]", re.IGNORECASE)
+_TAG = re.compile(r"\[(easy|hard)\]", re.IGNORECASE | re.ASCII)
 
 
 def parse_tag(response: str) -> Difficulty | None:

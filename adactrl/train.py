@@ -42,7 +42,7 @@ def main(cfg: Config) -> None:
     alone = world_size == 1  # with several processes evaluation is a command of its own: eval.py
     before = None
     if alone:
-        if cfg.gate:
+        if cfg.gate != "off":
             gate.enforce(model, tokenizer, cfg, run)
         if cfg.eval.before and cfg.algo.steps:
             before = eval.evaluate_once(
@@ -64,7 +64,7 @@ def main(cfg: Config) -> None:
 
     # ---- 6 resume
     last = run.last_checkpoint() if run.resumed else None
-    run.truncate_after(int(last.name.split("-")[-1]) // cfg.algo.updates_per_step if last else 0)
+    run.truncate_after(int(last.name.split("-")[-1]) // cfg.algo.updates_per_step if last else -1)
 
     # ---- 7 loop: rollout -> reward -> advantage -> update -> log -> checkpoint (adactrl/trainer.py)
     if cfg.algo.steps:
@@ -104,4 +104,8 @@ if __name__ == "__main__":
         sys.argv.remove("--dry-run")
         plan.show(config.parse(Config, PRESETS, default="small"))
     else:
-        main(config.parse(Config, PRESETS, default="small"))
+        cfg = config.parse(Config, PRESETS, default="small")
+        try:
+            main(cfg)
+        except KeyboardInterrupt:  # outside the training loops, which save first
+            sys.exit("stopped by Ctrl-C; the same command with --run.resume goes on")

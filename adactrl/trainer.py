@@ -234,7 +234,8 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         TRL calls this without gradients for the old policy, with gradients for the current one.
         """
         sampled = [row for group in self._kept for row in group.logprobs or []]
-        if torch.is_grad_enabled() or self.use_vllm or not sampled or self.temperature != 1.0:
+        ours = len(sampled) == len(input_ids) and not self.use_vllm and self.temperature == 1.0
+        if torch.is_grad_enabled() or not ours:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, **kwargs
             )

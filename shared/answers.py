@@ -85,7 +85,7 @@ def _compare(answer: str | None, gold: str, timeout_s: float) -> bool | None:
         return left == right
     if _PLAIN.fullmatch(left) and _PLAIN.fullmatch(right) and "%" not in answer + gold:
         return Fraction(left.replace(",", "")) == Fraction(right.replace(",", ""))
-    if _DIGITS.fullmatch(left) and _DIGITS.fullmatch(right):
+    if _DIGITS.fullmatch(right):
         return False
     verdict = _ask_worker(answer.strip().rstrip("."), gold, timeout_s)
     return verdict == "True" if verdict in ("True", "False") else _failed.append(verdict)

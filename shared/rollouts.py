@@ -1,8 +1,8 @@
 """Samples completions from a causal language model: prefill → expand → decode loop → sample.
 
 Each prompt is prefilled once and its cache copied to all of its samples; rows that have ended leave the batch. Works
-with any transformers model made of attention layers. Llama- and Qwen2-shaped ones decode through `_llama_step`, their
-forward pass without what does not change from step to step; all others through `model.forward`.
+with any transformers model made of attention layers: Llama- and Qwen2-shaped ones decode through `_llama_step`, their
+forward pass without what does not change from step to step, all others through `model.forward`.
 
 Shapes: B rows (prompt-major: row = prompt * samples + sample), S slots of the cache, V words.
 """
@@ -10,10 +10,10 @@ Shapes: B rows (prompt-major: row = prompt * samples + sample), S slots of the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 CHECK_EVERY = 8  # steps between looks at which rows have ended: on a GPU each look waits for the device
 KEEP_ABOVE = 0.6  # ended rows leave when at most this share is alive: leaving copies the cache
-CPU_ROOM = 8  # free slots of the cache on a CPU, where the gaps between rows cost more than enlarging it (3x in decode)
+CPU_ROOM = 8  # slots by which the cache grows on a CPU: larger gaps between its rows make attention up to 3x slower
+ROWS_PER_THREAD = 64  # on a CPU, batches this large run one per thread: faster than threads within each operation
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,31 @@ def generate(
     """Draws `samples` completions per prompt, at most `max_rows` at once; equal neighbours are prefilled once.
 
     `forced_prefix` is appended to every prompt and counts as prompt. The same seed of `generator` (None: torch's
-    global one) gives the same output. `on_token` gets the number of tokens just sampled, for a progress line.
+    global one) gives the same output. `on_token` gets the number of tokens just sampled, from any thread.
 
     Raises:
         ValueError: an empty prompt, or a model that `unwrap` refuses.
     """
     rows = [[*prompt, *forced_prefix] for prompt in prompt_ids for _ in range(samples)]
+    uniforms = _uniforms(len(rows), sampling, generator)  # drawn here: how rows are batched does not matter
+    cores, on_cpu = torch.get_num_threads(), next(model.parameters()).device.type == "cpu"
+    workers = max(1, min(cores, len(rows) // ROWS_PER_THREAD)) if on_cpu else 1
+    size = max(1, min(max_rows, -(-len(rows) // workers)))
+
+    def turn(start: int) -> Rollouts:
+        part = slice(start, start + size)
+        session = Session(model, rows[part], sampling=sampling, stop_ids=stop_ids, on_token=on_token)
+        return session.generate(uniforms=uniforms[part], last=True)
+
     result = Rollouts()
-    for start in range(0, len(rows), max_rows):
-        session = Session(model, rows[start : start + max_rows], sampling=sampling, stop_ids=stop_ids,
-                          generator=generator, on_token=on_token)  # fmt: skip
-        turn = session.generate(last=True)
-        for name, values in vars(result).items():
-            values += getattr(turn, name)
+    with _evaluating(unwrap(model)), ThreadPoolExecutor(workers) as pool:
+        try:
+            torch.set_num_threads(cores // workers)
+            for part in (pool.map if workers > 1 else map)(turn, range(0, len(rows), size)):
+                for name, values in vars(result).items():
+                    values += getattr(part, name)
+        finally:
+            torch.set_num_threads(cores)
     return result
 
 
@@ -86,7 +99,7 @@ class Session:
     """Rows that alternate between sampled turns and tokens from outside; only new tokens are computed.
 
     `generate()` samples a turn for every row, `extend()` appends e.g. a tool's reply, `keep()` drops the other rows;
-    `context` holds each row's tokens so far. Arguments as in `generate`.
+    `context` holds each row's tokens so far. Arguments as in the function `generate`.
     """
 
     def __init__(
@@ -121,63 +134,62 @@ class Session:
         self.context, self.fed = [self.context[i] for i in rows], [self.fed[i] for i in rows]
         self._select(torch.tensor(list(rows), dtype=torch.long, device=self.device))
 
-    @torch.no_grad()
-    def generate(self, *, last: bool = False) -> Rollouts:
+    @torch.inference_mode()
+    def generate(self, *, uniforms: Tensor | None = None, last: bool = False) -> Rollouts:
         """Samples one turn for every row. After the `last` turn, in which ended rows leave, the session is over."""
-        if not self.context:
-            return Rollouts()
-        with _evaluating(self.model):
-            tokens, logprobs = self._decode(self._feed(), last)
         turn = Rollouts([list(context) for context in self.context])
+        if not self.context:
+            return turn
+        if uniforms is None:
+            uniforms = _uniforms(len(self.context), self.sampling, self.generator)
+        with _evaluating(self.model):
+            tokens, logprobs = self._decode(self._prefill(), uniforms.to(self.device), last)
         for context, row, row_logprobs in zip(self.context, tokens.T.tolist(), logprobs.T.tolist(), strict=True):
             length = next((i + 1 for i, token in enumerate(row) if token in self.stop_ids), None)
             turn.finished.append(length is not None)
             turn.completion_ids.append(row[:length])
             turn.logprobs.append(row_logprobs[:length])
             context += row[:length]
-        self.fed = [len(context) - 1 for context in self.context]  # a turn's last token counts as not yet fed
         if not last:
-            fed = torch.tensor([len(completion) - 1 for completion in turn.completion_ids], device=self.device)
+            self.fed = [len(context) - 1 for context in self.context]  # the last token is fed with what follows it
+            fed = torch.tensor([[len(completion) - 1] for completion in turn.completion_ids], device=self.device)
             slots = torch.arange(self.cache.get_seq_length() - self.valid.shape[1], device=self.device)
-            self.valid = torch.cat([self.valid, slots < fed[:, None]], dim=1)
+            self.valid = torch.cat([self.valid, slots < fed], dim=1)
         return turn
 
-    def _feed(self) -> Tensor:
-        """Prefill: runs the tokens that are not in the cache; returns the next token's logits (B, V)."""
-        rows = list(range(len(self.context)))
-        if first := self.valid.shape[1] == 0:  # one row for each run of equal prompts
-            rows = [next(run) for _, run in groupby(rows, key=self.context.__getitem__)]
-            copies = torch.tensor(rows, device=self.device)
-            self.valid = self.valid[copies]
+    def _prefill(self) -> Tensor:
+        """Runs the tokens not in the cache, equal neighbours of the first turn once; returns logits (B, V)."""
+        rows, copies = [], []
+        for i, context in enumerate(self.context):
+            if not rows or self.fed[i] or context != self.context[rows[-1]]:
+                rows.append(i)
+            copies.append(len(rows) - 1)
         blocks = [self.context[i][self.fed[i] :] for i in rows]
         width = max(map(len, blocks))
         ids = torch.tensor([[0] * (width - len(block)) + block for block in blocks], device=self.device)
-        lengths = torch.tensor([[len(block)] for block in blocks], device=self.device)
-        new = torch.arange(width, device=self.device) >= width - lengths  # padded on the left
-        self.valid = torch.cat([self.valid, new], dim=1)
+        holes = torch.tensor([[width - len(block)] for block in blocks], device=self.device)  # padded on the left
+        self.valid = torch.cat([self.valid[rows], torch.arange(width, device=self.device) >= holes], dim=1)
         logits = _forward(self.model, ids, self.valid, self.cache)
-        if first:  # expand
-            copies = torch.bucketize(torch.arange(len(self.context), device=self.device), copies, right=True) - 1
-            self._select(copies)
-            logits = logits[copies]
-        return logits
+        if len(rows) == len(copies):
+            return logits
+        index = torch.tensor(copies, device=self.device)
+        self._select(index)
+        return logits[index]
 
-    def _decode(self, logits: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    def _decode(self, logits: Tensor, uniforms: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """Samples up to max_new_tokens per row; returns tokens and log-probabilities, both (steps, B)."""
-        shape = (len(self.context), self.sampling.max_new_tokens)
-        source = self.generator.device if self.generator else self.device
-        uniforms = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=source).to(self.device)
-        tokens = torch.zeros(shape[::-1], dtype=torch.long, device=self.device)
-        logprobs = torch.zeros(shape[::-1], device=self.device)
+        count, steps = uniforms.shape
+        tokens = torch.zeros(steps, count, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(steps, count, device=self.device)
         stops = torch.tensor(self.stop_ids, dtype=torch.long, device=self.device)
-        rows = torch.arange(shape[0], device=self.device)  # the rows in the batch
-        decode = _decoder(self.model, self.cache, self.valid, shape[1])
-        for step in range(shape[1]):
+        rows = torch.arange(count, device=self.device)  # the rows still in the batch
+        decode = _decoder(self.model, self.cache, self.valid, steps)
+        for step in range(steps):
             chosen, logprobs[step, rows] = _sample(logits, self.sampling, uniforms[rows, step])
             tokens[step, rows] = chosen
             if self.on_token:
                 self.on_token(len(rows))
-            if step + 1 == shape[1]:
+            if step + 1 == steps:
                 break
             if self.stop_ids and step % CHECK_EVERY == CHECK_EVERY - 1:
                 alive = (~torch.isin(tokens[: step + 1, rows], stops).any(0)).nonzero()[:, 0]
@@ -186,13 +198,18 @@ class Session:
                 if last and len(alive) <= KEEP_ABOVE * len(rows):
                     rows, chosen = rows[alive], chosen[alive]
                     self._select(alive)
-                    decode = _decoder(self.model, self.cache, self.valid, shape[1])
+                    decode = _decoder(self.model, self.cache, self.valid, steps)
             logits = decode(chosen)
         return tokens[: step + 1], logprobs[: step + 1]
 
     def _select(self, rows: Tensor) -> None:
         self.valid = self.valid[rows]
         self.cache.batch_select_indices(rows)
+
+
+def _uniforms(rows: int, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator else None
+    return torch.rand(rows, sampling.max_new_tokens, generator=generator, dtype=torch.float64, device=device)
 
 
 def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,22 +234,23 @@ def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tenso
 
 
 class _Layer(DynamicLayer):
-    """Keys and values (B, kv heads, S, head size) written into buffers that have room for further slots."""
+    """Keys and values (B, kv heads, S, head size), views of buffers that have room for further slots."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room, self.buffers = room, None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        new, start = (key_states, value_states), self.get_seq_length()
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
         end = start + key_states.shape[2]
         if self.buffers is None or end > self.buffers[0].shape[2]:
-            self.lazy_initialization(*new) if not self.is_initialized else None
-            self.buffers = [x.new_empty(*x.shape[:2], end + self.room, x.shape[3]) for x in new]
+            self.buffers = [x.new_empty(*x.shape[:2], end + self.room, x.shape[3]) for x in (key_states, value_states)]
             if start:
                 self.buffers[0][:, :, :start], self.buffers[1][:, :, :start] = self.keys, self.values
-        self.buffers[0][:, :, start:end], self.buffers[1][:, :, start:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        self.buffers[0][:, :, start:end], self.buffers[1][:, :, start:end] = key_states, value_states
+        self.keys, self.values = self.buffers[0][:, :, :end], self.buffers[1][:, :, :end]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -244,9 +262,8 @@ def _forward(model: nn.Module, ids: Tensor, valid: Tensor, cache: Cache) -> Tens
     """Runs `ids` (B, n), the last n slots of `valid` (B, S), through the model; returns the last logits (B, V)."""
     positions = (valid.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
-    out = model(input_ids=ids, attention_mask=valid.long(), position_ids=positions, past_key_values=cache,
-                use_cache=True, **last_only)  # fmt: skip
-    return out.logits[:, -1]
+    inputs = {"input_ids": ids, "attention_mask": valid.long(), "position_ids": positions, "past_key_values": cache}
+    return model(**inputs, use_cache=True, **last_only).logits[:, -1]
 
 
 def _decoder(model: nn.Module, cache: Cache, valid: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
@@ -258,34 +275,39 @@ def _decoder(model: nn.Module, cache: Cache, valid: Tensor, steps: int) -> Calla
 
 
 def _llama_step(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tensor], Tensor]:
-    """`model.forward` for one token per row, with rotary tables and mask made once, not in every step or layer."""
-    body, heads = model.model, cache.layers[0].keys.shape[1]
+    """`model.forward` for one token per row; what does not change from step to step is made once."""
+    body, heads = model.model, model.config.num_attention_heads
+    _, kv_heads, _, size = cache.layers[0].keys.shape
     positions = (valid.cumsum(1) - 1).T.contiguous()
     cos, sin = body.rotary_emb(cache.layers[0].keys, torch.arange(len(positions), device=valid.device)[None])
-    cos, (low, high) = cos[0], sin[0].chunk(2, -1)
+    cos, (low, high) = cos[0, :, None], sin[0, :, None].chunk(2, -1)
     sin = torch.cat([-low, high], -1)  # rotate(x) = x * cos + halves_swapped(x) * sin
     bias = None if valid.all() else torch.zeros_like(valid, dtype=cos.dtype).masked_fill(~valid, -torch.inf)
+    layers = []
+    for layer, store in zip(body.layers, cache.layers, strict=True):
+        qkv = [getattr(layer.self_attn, name) for name in ("q_proj", "k_proj", "v_proj")]
+        offset = None if qkv[0].bias is None else torch.cat([linear.bias for linear in qkv])
+        layers.append((layer, torch.cat([linear.weight for linear in qkv]), offset, store))
 
-    def norm(layer: nn.Module, x: Tensor) -> Tensor:
-        return F.rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
+    def norm(module: nn.Module, x: Tensor) -> Tensor:
+        return F.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
 
     def step(tokens: Tensor) -> Tensor:
-        slot = cache.get_seq_length()
-        cos_B, sin_B = cos[positions[slot], None, None], sin[positions[slot], None, None]
-        mask = None if bias is None else bias[:, None, None, : slot + 1]
+        slot, rows = cache.get_seq_length(), len(tokens)
+        cos_B, sin_B = cos[positions[slot]], sin[positions[slot]]
         x = body.embed_tokens(tokens)
-        for index, layer in enumerate(body.layers):
-            attention, h = layer.self_attn, norm(layer.input_layernorm, x)
-            split = (len(tokens), heads, -1, attention.head_dim)  # query heads that share a kv head are its queries
-            query_key = torch.cat([attention.q_proj(h).view(split), attention.k_proj(h).view(split)], dim=2)
-            low, high = query_key.chunk(2, -1)
-            query_key = (query_key * cos_B).addcmul_(torch.cat([high, low], -1), sin_B)
-            query, key = query_key[:, :, :-1], query_key[:, :, -1:]
-            keys, values = cache.update(key, attention.v_proj(h).view(split), index)
-            scores = (query @ keys.transpose(2, 3)).mul_(attention.scaling)
-            scores = scores if bias is None else scores.add_(mask)
-            h = scores.softmax(-1) @ values
-            x = x + attention.o_proj(h.reshape(len(tokens), -1))
+        for layer, weight, offset, store in layers:
+            qkv = F.linear(norm(layer.input_layernorm, x), weight, offset).view(rows, -1, size)
+            qk, value = qkv[:, :-kv_heads], qkv[:, -kv_heads:, None]
+            low, high = qk.chunk(2, -1)
+            qk = (qk * cos_B).addcmul_(torch.cat([high, low], -1), sin_B)
+            query = qk[:, :heads].view(rows, kv_heads, -1, size)  # heads that share a kv head are its queries
+            keys, values = store.update(qk[:, heads:, None], value)
+            scores = torch.matmul(query, keys.transpose(2, 3)).mul_(layer.self_attn.scaling)
+            if bias is not None:
+                scores += bias[:, None, None, : slot + 1]
+            h = torch.matmul(scores.softmax(-1, dtype=torch.float32).to(x.dtype), values).view(rows, -1)
+            x = x + layer.self_attn.o_proj(h)
             x = x + layer.mlp(norm(layer.post_attention_layernorm, x))
         return model.lm_head(norm(body.norm, x))
 
@@ -293,7 +315,7 @@ def _llama_step(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tens
 
 
 def _is_llama_like(model: nn.Module) -> bool:
-    """Whether `_llama_step` equals `model.forward`: full attention, a fixed rotary table, no hooks, no autocast."""
+    """Whether `_llama_step` equals `model.forward`: full attention, a fixed rotary table, nothing wrapped or hooked."""
     if type(model).__name__ not in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
         return False
     blocks = [model, model.model, *(m for layer in model.model.layers for m in (layer, layer.self_attn))]
@@ -301,7 +323,9 @@ def _is_llama_like(model: nn.Module) -> bool:
         set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and model.config.rope_parameters["rope_type"] in ("default", "linear", "llama3", "yarn")
         and not torch.is_autocast_enabled(next(model.parameters()).device.type)
-        and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in blocks)
+        and all(type(m).__module__ == type(model).__module__ and "forward" not in vars(m) for m in blocks)
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in blocks)
+        and all(type(getattr(m, f"{x}_proj")) is nn.Linear for m in blocks[3::2] for x in "qkv")
     )
 
 
@@ -332,3 +356,27 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def trl_rollout_func(forced_prefix: Sequence[int] = (), max_rows: int = 512) -> Callable[[list, Any], dict[str, list]]:
+    """What TRL's `GRPOTrainer(rollout_func=...)` takes; sampling settings and stop ids are the trainer's own.
+
+    Raises (when called): ValueError for settings this engine lacks: min_p, a repetition penalty, images.
+    """
+
+    def rollout(prompts: list, trainer: Any) -> dict[str, list]:
+        args = trainer.args
+        prompt_ids, images, _ = trainer._tokenize_prompts(prompts)  # TRL's own, so templates and tools match
+        if args.min_p or args.repetition_penalty != 1 or images:
+            raise ValueError(f"min_p={args.min_p}, repetition_penalty={args.repetition_penalty} or images; use vLLM")
+        out = generate(
+            trainer.accelerator.unwrap_model(trainer.model_wrapped),
+            prompt_ids,
+            sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k),
+            stop_ids=trainer.eos_token_ids,
+            forced_prefix=forced_prefix,
+            max_rows=max_rows,
+        )
+        return {"prompt_ids": out.prompt_ids, "completion_ids": out.completion_ids, "logprobs": out.logprobs}
+
+    return rollout

@@ -1,4 +1,4 @@
-"""The generated task: hand-worked chains, solutions that parse back and grade True, splits that never share a question."""
+"""The generated task: hand-worked chains, solutions that parse back and grade True, disjoint splits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def test_the_docstring_example_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "intermediate"), [(1, []), (2, []), (3, [2]), (4, [2]), (5, [2, 4]), (6, [2, 4]), (8, [2, 4, 6])]
+    ("count", "intermediate"),
+    [(1, []), (2, []), (3, [2]), (4, [2]), (5, [2, 4]), (6, [2, 4]), (8, [2, 4, 6])],
 )
 def test_short_writes_the_state_after_every_second_operation(count: int, intermediate: list[int]) -> None:
     chain = Chain(digits("1234"), ("rev", "+1", "rotl", "+2", "swap", "+3", "rev", "+4")[:count], hard=True)
@@ -85,8 +86,10 @@ def test_short_writes_the_state_after_every_second_operation(count: int, interme
 
 @pytest.mark.parametrize(
     ("count", "hard", "difficulty"),
-    [(1, False, 2), (2, False, 2), (3, False, 4), (4, False, 5), (5, False, 6)]
-    + [(1, True, 7), (2, True, 7), (4, True, 8), (6, True, 9), (8, True, 9)],
+    [
+        *[(1, False, 2), (2, False, 2), (3, False, 4), (4, False, 5), (5, False, 6)],
+        *[(1, True, 7), (2, True, 7), (4, True, 8), (6, True, 9), (8, True, 9)],
+    ],
 )
 def test_difficulty(count: int, hard: bool, difficulty: float) -> None:
     assert Chain(digits("1234"), ("rev",) * count, hard).difficulty == difficulty
@@ -162,7 +165,8 @@ def test_training_problems_are_in_the_training_split() -> None:
 
 
 def test_a_sixteenth_each_is_held_out() -> None:
-    shares = Counter(c.split for c in (Chain(digits(f"{n:04d}"), ("rev", "swap"), False) for n in range(4000)))
+    drawn = [Chain(digits(f"{n:04d}"), ("rev", "swap"), False) for n in range(4000)]
+    shares = Counter(chain.split for chain in drawn)
     assert shares["test"] == pytest.approx(250, abs=60)
     assert shares["validation"] == pytest.approx(250, abs=60)
 
@@ -183,7 +187,7 @@ def test_t1_test_set_holds_few_one_step_problems() -> None:
 
 
 def test_rl_mix() -> None:
-    assert {"T1": 0.25, "T2": 0.40, "T3": 0.35} == chains.RL_MIX  # sheet §7.3
+    assert chains.RL_MIX == {"T1": 0.25, "T2": 0.40, "T3": 0.35}  # sheet §7.3
     drawn = chains.rl_problems(2000, 0)
     shares = Counter(tier for tier, _ in drawn)
     for tier, share in chains.RL_MIX.items():

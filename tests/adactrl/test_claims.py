@@ -1,4 +1,4 @@
-"""The seven decision rules (sheet §7.6) on constructed worlds: one confirms each claim, one refutes it, the gate overrules."""
+"""The seven decision rules (sheet §7.6) on constructed worlds that confirm, refute or decide nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def probes(shares: dict[str, tuple[float, float]], count: int = 20) -> list[Prob
         for i in range(count):
             label = "easy" if i < round(labels * count) else "hard"
             easy = i < round(tags * count)
-            found.append(Probe(tier, f"{tier}/{i}", 0.9 if label == "easy" else 0.3, label, float(easy), 0.99 * easy))
+            accuracy = 0.9 if label == "easy" else 0.3
+            found.append(Probe(tier, f"{tier}/{i}", accuracy, label, float(easy), 0.99 * easy))
     return found
 
 
@@ -153,7 +154,8 @@ def shares(arm: str, **tiers: tuple[float, float]) -> dict:
         (claims._difficulty, shares("D", T1=(1.0, 0.8), T3=(0.0, 0.2)), "confirmed"),
         (claims._difficulty, shares("D", T1=(0.5, 1.0), T2=(0.5, 1.0), T3=(0.5, 1.0)), "refuted"),
         (claims._difficulty, shares("D", T1=(1.0, 0.0), T2=(0.5, 0.5), T3=(0.0, 1.0)), "refuted"),
-        (claims._difficulty, shares("D", T1=(1.0, 1.0), T2=(1.0, 1.0), T3=(1.0, 1.0)), "inconclusive"),  # one class
+        # only one class of labels: nothing to agree with
+        (claims._difficulty, shares("D", T1=(1.0, 1.0), T2=(1.0, 1.0), T3=(1.0, 1.0)), "inconclusive"),
         # 6: D above C, E at least 1.5 times as long as D, D above F on T2; refuted when none differs
         (claims._two_stages, {"e_length": 14}, "inconclusive"),
         (claims._two_stages, {"probe_shares": {"F": PROBES["D"]}}, "inconclusive"),
@@ -206,7 +208,7 @@ def test_matrix_is_problems_by_seeds_and_samples_in_the_same_order_for_every_arm
 
 @pytest.mark.slow
 def test_a_grader_failure_that_was_left_out_does_not_stop_the_table() -> None:
-    """`reproduce.write_samples` leaves out samples graded None, so a problem may have fewer values than others."""
+    """`reproduce.write_samples` leaves out samples graded None: a problem may have fewer values."""
     evidence = world()
     evidence.samples["D", 1].pop(1)
     assert [v.verdict for v in claims.judge(evidence)[:2]] == ["confirmed", "confirmed"]

@@ -50,7 +50,7 @@ def test_flip_share_moves_tag_and_style_together(cfg: Config) -> None:
     for i in changed:
         p = problems[i]
         assert {straight[i], flipped[i]} == {f"[Easy] {p.short}", f"[Hard] {p.long}"}
-    assert {p.difficulty <= 5 for p in (problems[i] for i in changed)} == {True, False}  # both tiers are explored
+    assert {problems[i].difficulty <= 5 for i in changed} == {True, False}  # on easy and hard problems
     assert flipped == cold_start.responses(problems, style(cfg, "adactrl", flip=0.15))
     other_seed = replace(style(cfg, "adactrl", flip=0.15), run=replace(cfg.run, seed=1))
     assert flipped != cold_start.responses(problems, other_seed)
@@ -74,14 +74,18 @@ def test_a_problem_without_a_short_answer_is_never_tagged_easy(cfg: Config) -> N
     assert set(texts) == {"[Hard] long"}
 
 
-# ---- DeepMath-like data from a local file --------------------------------------------------------------------------
+# ---- DeepMath-like data from a local file
+
+
+def long_answer(answer: str) -> str:
+    return f"wait \\boxed{{{answer}}}"
 
 
 def deepmath(folder: Path, easy: int, hard: int) -> Path:
     rows = [(f"easy {i}: {i} + 1?", str(i + 1), 1.0 + i % 5) for i in range(easy)]
     rows += [(f"hard {i}: {i} + 2?", str(i + 2), 5.5 + i % 4) for i in range(hard)]
     lines = [
-        json.dumps({"question": q, "final_answer": a, "difficulty": d, "r1_solution_1": f"wait \\boxed{{{a}}}"})
+        json.dumps({"question": q, "final_answer": a, "difficulty": d, "r1_solution_1": long_answer(a)})
         for q, a, d in rows
     ]
     (folder / "deepmath_103k.jsonl").write_text("\n".join(lines) + "\n")
@@ -168,10 +172,11 @@ def test_a_cache_is_written_whole_or_not_at_all(
             file.write(text[: len(text) // 2])
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", half)
         patch.setattr("os.replace", killed)
-        build(cfg, cache)
+        with pytest.raises(KeyboardInterrupt):
+            build(cfg, cache)
     assert not cache.exists()
     assert len(build(cfg, cache)) == 20
 
@@ -181,7 +186,8 @@ def test_nothing_left_is_a_clear_error(
     cfg: Config, tmp_path: Path, instruct: list[str], easy: int, hard: int
 ) -> None:
     cfg = real(cfg, deepmath(tmp_path, easy, hard))
-    message = rf"{easy // 2} easy problems answered correctly, {hard} hard (problems|ones); .*--data.difficulty-cut \(now 5\)"
+    counts = rf"{easy // 2} easy problems answered correctly, {hard} hard"
+    message = counts + r".*--data\.difficulty-cut \(now 5\)"
     with pytest.raises(ValueError, match=message):
         build(cfg, tmp_path / "problems.jsonl")
     assert not (tmp_path / "problems.jsonl").exists()
@@ -192,7 +198,7 @@ def test_a_missing_local_file_is_named(cfg: Config, tmp_path: Path) -> None:
         build(real(cfg, tmp_path), tmp_path / "problems.jsonl")
 
 
-# ---- where RL starts from ------------------------------------------------------------------------------------------
+# ---- where RL starts from
 
 
 def test_a_folder_without_a_marker_is_refused_with_the_fix(cfg: Config, tmp_path: Path) -> None:
@@ -214,7 +220,7 @@ def test_an_sft_update_has_the_same_rows_whatever_the_number_of_processes(
     cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    monkeypatch.setattr(cold_start, "SFTConfig", SimpleNamespace)  # the real one would look for the other process
+    monkeypatch.setattr(cold_start, "SFTConfig", SimpleNamespace)  # SFTConfig would seek the other rank
     for preset in ("smoke", "small", "pretrained"):
         sft = PRESETS[preset].sft
         args = cold_start.to_sft_config(PRESETS[preset], tmp_path)
@@ -227,12 +233,13 @@ def test_sft_settings(cfg: Config, tmp_path: Path) -> None:
     sft = cfg.sft
     assert (args.max_steps, args.learning_rate, args.warmup_steps) == (sft.steps, sft.lr, sft.warmup)
     assert (args.lr_scheduler_type, args.weight_decay, args.max_length) == ("cosine", 0.0, sft.max_length)
-    assert (args.packing, args.completion_only_loss, args.train_sampling_strategy) == (False, False, "sequential")
+    assert (args.packing, args.completion_only_loss) == (False, False)
+    assert args.train_sampling_strategy == "sequential"
     assert args.report_to == []
     assert sft.steps * sft.batch_size <= PRESETS["small"].sft.examples
 
 
-# ---- arms ----------------------------------------------------------------------------------------------------------
+# ---- arms
 
 
 def arm(row: str, seed: int = 1) -> Config:

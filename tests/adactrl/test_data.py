@@ -87,7 +87,7 @@ def test_labels_mask_exactly_the_prompt_and_hold_the_end_token(tokenizer, respon
 
 
 def test_training_sees_what_inference_will_see(tokenizer) -> None:
-    """The prompt with the tag forced and the SFT row begin with the same ids, so a forced tag is in distribution."""
+    """The prompt with the tag forced and the SFT row begin with the same ids."""
     prompt = prompt_text(tokenizer, "1 2 3 4 : rev", CHAINS)
     row = tokenized(tokenizer, [prompt], ["[Easy] \\boxed{ 4 3 2 1 }"], cut=128)["input_ids"][0]
     forced = tokenizer(prompt + "[Easy]", add_special_tokens=False)["input_ids"]
@@ -122,7 +122,9 @@ def test_nothing_of_a_preset_is_cut(tokenizer) -> None:
     """The longest chain fits the SFT cut and the response limit of the default run."""
     cfg = PRESETS["small"]
     longest = max(chains.tier_problems("T3", 40, "train", 0), key=lambda c: len(c.ops))
-    prompt = tokenizer(prompt_text(tokenizer, longest.question, cfg.data), add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(prompt_text(tokenizer, longest.question, cfg.data), add_special_tokens=False)[
+        "input_ids"
+    ]
     response = tokenizer(f"[Hard] {longest.long} <eos>", add_special_tokens=False)["input_ids"]
     assert len(prompt) + len(response) <= cfg.sft.max_length
     # a full-length correct answer must not be hit by the over-long penalty

@@ -13,7 +13,7 @@ from adactrl.eval import Sample
 from adactrl.gate import Check
 from shared.runs import Run
 
-GOOD = {  # accuracy with forced [Easy], with forced [Hard], share of [Easy] and of untagged responses, per tier
+GOOD = {  # accuracy with [Easy] forced, with [Hard] forced; share of [Easy], share of untagged responses
     "T1": (0.90, 0.95, 0.90, 0.0),
     "T2": (0.50, 0.75, 0.60, 0.0),
     "T3": (0.10, 0.40, 0.10, 0.0),
@@ -116,7 +116,9 @@ def test_the_gate_is_measured_once_per_run(tmp_path: Path, monkeypatch: pytest.M
     assert len(measured) == 1
 
 
-def test_measure_asks_validation_problems_at_the_training_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_asks_validation_problems_at_the_training_temperature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
     def sample(model, tokenizer, problems, cfg, mode, count, sampling, seed):

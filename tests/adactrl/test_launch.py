@@ -1,10 +1,9 @@
-"""Every way of starting `train.py`: from its folder, as a module, twice into one folder, and with two processes."""
+"""Every way of starting `train.py`: from its folder, as a module, into a full folder, with two processes."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import socket
 import subprocess
 import sys
@@ -135,7 +134,7 @@ def test_two_processes_train(tmp_path: Path) -> None:
         assert position == 2 * step  # 4 prompts per step, all processes together
 
 
-# ---- rewards with two processes equal those with one ---------------------------------------------------------------
+# ---- rewards with two processes equal those with one
 
 REWARDS = """
 import os
@@ -174,19 +173,25 @@ def respond(prompts, owner):
         tag = ("[Easy] ", "[Hard] ", "")[draw % 3]
         filler = "start 1 2 3 4 ; " * (draw // 3 % 3)
         answer = gold[question] if draw // 9 % 2 else "wait"
-        completions.append(tokenizer(tag + filler + "\\\\boxed{ " + answer + " } <eos>", add_special_tokens=False)["input_ids"])
-    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [[-1.0] * len(c) for c in completions]}
+        text = tag + filler + "\\\\boxed{ " + answer + " } <eos>"
+        completions.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    logprobs = [[-1.0] * len(c) for c in completions]
+    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": logprobs}
 
 trainer.rollout_func = respond
+def totals(group):
+    return [part.total for part in trainer.reward_parts(group)]
+
 steps = []
 for step in range(3):
     output = trainer._generate_and_score_completions([{"prompt": []}])
+    advantages = output["advantages"].view(-1, algo.group_size).tolist()
     steps.append([
-        (g.row["prompt"][0]["content"], g.correct, g.tags, g.lengths, [p.total for p in trainer.reward_parts(g)],
-         output["advantages"][i * algo.group_size : (i + 1) * algo.group_size].tolist())
-        for i, g in enumerate(trainer._kept)
+        (g.row["prompt"][0]["content"], g.correct, g.tags, g.lengths, totals(g), a)
+        for g, a in zip(trainer._kept, advantages, strict=True)
     ])
-metrics = {k: v for k, v in trainer._metrics["train"].items() if k.startswith(("reward", "rollout", "sampling"))}
+ours = ("reward", "rollout", "sampling")
+metrics = {k: v for k, v in trainer._metrics["train"].items() if k.startswith(ours)}
 torch.save({"steps": steps, "metrics": metrics}, f"{folder}/rank{trainer.accelerator.process_index}.pt")
 """
 
@@ -201,7 +206,7 @@ def rewards_of(folder: Path, world_size: int) -> list[dict]:
         environment = {"ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
         if world_size > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-            environment |= {"LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         names = {"__name__": "run", "environment": environment, "folder": str(folder)}
         processes.append(servers.Process(target=exec, args=(REWARDS, names)))
         processes[-1].start()
@@ -218,5 +223,5 @@ def test_two_processes_compute_the_rewards_of_one(tmp_path: Path) -> None:
         interleaved = [group for together in zip(*parts, strict=True) for group in together]
         assert interleaved == step
     assert set(one["metrics"]) == set(two[0]["metrics"])
-    for name in ("reward", "rewards/outcome/mean", "rewards/length/mean", "rollout/all/accuracy", "rollout/all/length"):
+    for name in ("reward", "rewards/outcome/mean", "rewards/length/mean", "rollout/all/length"):
         assert two[0]["metrics"][name] == pytest.approx(one["metrics"][name]), name

@@ -1,6 +1,6 @@
 """Killed at any moment, resumed, and bit for bit the run that was never interrupted (CPU).
 
-The runs are real `train.py` runs in processes of their own. They are forked from a server that has imported the packages
+The runs are real `train.py` runs in processes of their own, forked from a server that has done the imports
 once (8 s), not from this process: a fork of a process that has trained already may hang in autograd.
 """
 
@@ -112,7 +112,9 @@ def test_killed_twice_and_resumed_is_bit_identical(uninterrupted: Path, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "half-written"])
-def test_a_bad_newest_checkpoint_is_passed_over_and_named(uninterrupted: Path, tmp_path: Path, damage: str) -> None:
+def test_a_bad_newest_checkpoint_is_passed_over_and_named(
+    uninterrupted: Path, tmp_path: Path, damage: str
+) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(uninterrupted, folder)
     for name in ("model", "manifest.json", "samples-after.jsonl", "probes-after.jsonl"):

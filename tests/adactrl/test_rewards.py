@@ -69,8 +69,8 @@ def test_sheet_vectors(name: str) -> None:
 
 
 def test_advantage_divides_by_the_unbiased_std_plus_1e_6() -> None:
-    assert group_advantages([0.0, 2.0]) == pytest.approx([-1 / (math.sqrt(2) + 1e-6), 1 / (math.sqrt(2) + 1e-6)])
-    assert group_advantages([1.0, 1.0 + 2e-6])[1] == pytest.approx(1e-6 / (math.sqrt(2) * 1e-6 + 1e-6), rel=1e-6)
+    assert group_advantages([0.0, 2.0]) == pytest.approx([-1 / (2**0.5 + 1e-6), 1 / (2**0.5 + 1e-6)])
+    assert group_advantages([1.0, 1.0 + 2e-6])[1] == pytest.approx(1 / (2**0.5 + 1), rel=1e-6)
     assert group_advantages([0.5] * 4) == [0.0] * 4
 
 
@@ -90,7 +90,8 @@ def test_label_follows_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "value"), [(0, 1), (0.1, 0.9755), (0.25, 0.8536), (0.5, 0.5), (0.75, 0.1464), (0.9, 0.0245), (1, 0)]
+    ("share", "value"),
+    [(0, 1), (0.1, 0.9755), (0.25, 0.8536), (0.5, 0.5), (0.75, 0.1464), (0.9, 0.0245), (1, 0)],
 )
 def test_cosine_table(share: float, value: float) -> None:
     assert length_reward(round(share * 1000), 1000) == pytest.approx(value, abs=5e-5)
@@ -174,7 +175,9 @@ def test_ablation_without_r_f_keeps_only_the_missing_tag_penalty() -> None:
 
 
 def test_weights_scale_their_own_term_only() -> None:
-    (part, *_) = group_reward_parts([True, True, True, False], [E, H, H, H], [25, 100, 100, 100], alpha=2.0, beta=3.0)
+    (part, *_) = group_reward_parts(
+        [True, True, True, False], [E, H, H, H], [25, 100, 100, 100], alpha=2.0, beta=3.0
+    )
     assert (part.outcome, part.calibration) == (1.0, 1.0)
     assert part.total == pytest.approx(1 + 2 + 3 * 0.853553, abs=1e-5)
 

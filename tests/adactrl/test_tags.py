@@ -1,4 +1,4 @@
-"""Tags: `[Easy]` or `[Hard]` as the first six characters, and nothing else (sheet §2.1, pitfalls 6.11 and 6.12)."""
+"""Tags: `[Easy]` or `[Hard]` as the first six characters, and nothing else (sheet §2.1, pitfall 6.11)."""
 
 from __future__ import annotations
 

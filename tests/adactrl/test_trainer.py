@@ -21,11 +21,18 @@ from adactrl.config import PRESETS, Config, to_grpo_config
 from adactrl.data import rl_dataset
 from adactrl.rewards import group_advantages, group_rewards
 from adactrl.tags import parse_tag
-from adactrl.trainer import PART_NAMES, STATE_FILE, DifficultyAwareGRPO, Group, NoInformativeGroups, PromptStream
+from adactrl.trainer import (
+    PART_NAMES,
+    STATE_FILE,
+    DifficultyAwareGRPO,
+    Group,
+    NoInformativeGroups,
+    PromptStream,
+)
 from shared import tiny
 from shared.runs import Run
 
-# ---- the order of prompts ------------------------------------------------------------------------------------------
+# ---- the order of prompts
 
 NUMBERS = Dataset.from_dict({"n": list(range(10))})
 
@@ -66,7 +73,7 @@ def test_processes_interleave_to_the_order_of_one(world_size: int) -> None:
         assert batch == sorted(whole[first * world_size : (first + 4) * world_size])
 
 
-# ---- a trainer whose groups have the correctness we choose ---------------------------------------------------------
+# ---- a trainer whose groups have the correctness we choose
 
 G = 4
 Pattern = list[bool | None]
@@ -81,13 +88,20 @@ def cfg(tmp_path: Path) -> Config:
         smoke,
         model=replace(smoke.model, hidden=8, layers=1, heads=1),
         algo=replace(
-            smoke.algo, filter="acc", group_size=G, prompts_per_generation=3, prompts_per_step=2, updates_per_step=1
+            smoke.algo,
+            filter="acc",
+            group_size=G,
+            prompts_per_generation=3,
+            prompts_per_step=2,
+            updates_per_step=1,
         ),
         data=replace(smoke.data, rl_problems=40),
     )
 
 
-def make(cfg: Config, folder: Path, pattern: Callable[[int], Pattern], callbacks: Any = None) -> DifficultyAwareGRPO:
+def make(
+    cfg: Config, folder: Path, pattern: Callable[[int], Pattern], callbacks: Any = None
+) -> DifficultyAwareGRPO:
     """`pattern(i)` is the correctness of the i-th generated group; text, tag and length follow from it."""
     tokenizer = tiny.word_tokenizer(chains.WORDS)
     size = cfg.model.hidden
@@ -108,7 +122,9 @@ def make(cfg: Config, folder: Path, pattern: Callable[[int], Pattern], callbacks
             correct = pattern(len(made.generated))
             texts = [f"{('[Easy]', '[Hard]')[j % 2]} " + "start 1 2 3 4 ; " * (j + 1) for j in range(G)]
             ids = tokenizer([t + " <eos>" for t in texts], add_special_tokens=False)["input_ids"]
-            prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+            prompt = tokenizer.apply_chat_template(
+                row["prompt"], add_generation_prompt=True, return_dict=False
+            )
             tags = [parse_tag(t) for t in texts]
             groups.append(Group(row, [prompt] * G, ids, texts, [[-1.0] * len(i) for i in ids], correct, tags))
             made.generated.append(groups[-1])
@@ -158,7 +174,9 @@ def test_a_group_with_a_grader_failure_is_left_out(cfg: Config, tmp_path: Path, 
     assert logged(made)["sampling/grader_failures"] == [2, 0]
 
 
-def test_no_informative_groups_is_a_clear_error_after_the_allowed_batches(cfg: Config, tmp_path: Path) -> None:
+def test_no_informative_groups_is_a_clear_error_after_the_allowed_batches(
+    cfg: Config, tmp_path: Path
+) -> None:
     cfg = replace(cfg, algo=replace(cfg.algo, max_generation_batches=4))
     made = make(cfg, tmp_path, lambda i: MIXED if i == 5 else CONSTANT_WRONG)
     with pytest.raises(NoInformativeGroups) as error:
@@ -246,7 +264,9 @@ def test_longest_length_counts_wrong_and_hard_responses(cfg: Config, tmp_path: P
         ({"threshold": 0.75}, [1.5, 1.5, -1.0, 1.5]),
     ],
 )
-def test_arm_switches_reach_the_rewards(cfg: Config, tmp_path: Path, switch: dict, expected: list[float]) -> None:
+def test_arm_switches_reach_the_rewards(
+    cfg: Config, tmp_path: Path, switch: dict, expected: list[float]
+) -> None:
     cfg = replace(cfg, algo=replace(cfg.algo, overlong_buffer=0, **switch))
     made = make(cfg, tmp_path, lambda i: MIXED)
     group = made.generate_groups(made.stream.take(1))[0]
@@ -261,7 +281,9 @@ def test_trl_logs_the_parts_and_the_weighted_sum(cfg: Config, tmp_path: Path) ->
     for name in PART_NAMES:
         mean = sum(getattr(p, name) for p in parts) / len(parts)
         assert made._metrics["train"][f"rewards/{name}/mean"] == pytest.approx([mean], abs=1e-6)
-    assert made._metrics["train"]["reward"] == pytest.approx([sum(p.total for p in parts) / len(parts)], abs=1e-6)
+    assert made._metrics["train"]["reward"] == pytest.approx(
+        [sum(p.total for p in parts) / len(parts)], abs=1e-6
+    )
 
 
 def test_shares_are_logged_before_the_filter(cfg: Config, tmp_path: Path) -> None:
@@ -279,7 +301,7 @@ def test_shares_are_logged_before_the_filter(cfg: Config, tmp_path: Path) -> Non
 def test_groups_come_from_the_sampler_in_prompt_order_and_are_graded(
     cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real `generate_groups` around a sampler that answers right, wrong, right without a tag, or not at all."""
+    """The real `generate_groups` around a sampler: right, wrong, right without a tag, no answer."""
     made = make(cfg, tmp_path, lambda i: MIXED)
     del made.generate_groups  # back to the method
     tokenizer, seen = made.processing_class, []
@@ -290,10 +312,21 @@ def test_groups_come_from_the_sampler_in_prompt_order_and_are_graded(
         for i, prompt in enumerate(prompts):
             gold = rows[prompt[0]["content"]]
             wrong = " ".join(str((int(d) + 1) % 10) for d in gold.split())
-            boxes = [f"[Easy] \\boxed{{ {gold} }}", f"[Hard] \\boxed{{ {wrong} }}", f"\\boxed{{ {gold} }}", "wait"]
+            boxes = [
+                f"[Easy] \\boxed{{ {gold} }}",
+                f"[Hard] \\boxed{{ {wrong} }}",
+                f"\\boxed{{ {gold} }}",
+                "wait",
+            ]
             completions.append(tokenizer(boxes[i % G] + " <eos>", add_special_tokens=False)["input_ids"])
-        ids = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
-        return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [[0.0] * len(c) for c in completions]}
+        ids = [
+            tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts
+        ]
+        return {
+            "prompt_ids": ids,
+            "completion_ids": completions,
+            "logprobs": [[0.0] * len(c) for c in completions],
+        }
 
     made.rollout_func = answers_of
     made.on_groups = lambda step, groups: seen.append((step, groups))
@@ -304,12 +337,14 @@ def test_groups_come_from_the_sampler_in_prompt_order_and_are_graded(
         assert group.correct == [True, False, True, False]
         assert group.tags == ["easy", "hard", None, None]
         assert len(group.prompt_ids) == len(group.logprobs) == G
-        assert group.lengths == [len(ids) for ids in group.completion_ids] == [8, 8, 7, 2]  # end token included
+        assert (
+            group.lengths == [len(ids) for ids in group.completion_ids] == [8, 8, 7, 2]
+        )  # end token included
         assert group.texts[0] == f"[Easy] \\boxed{{ {group.row['answer']} }}"
     assert seen == [(0, groups)]
 
 
-# ---- training ------------------------------------------------------------------------------------------------------
+# ---- training
 
 
 def train(cfg: Config, folder: Path, **kwargs: Any) -> DifficultyAwareGRPO:
@@ -376,7 +411,9 @@ def test_a_non_finite_loss_stops_dumps_the_batch_and_keeps_the_last_checkpoint(
         return loss * value if self.state.global_step == 1 else loss
 
     monkeypatch.setattr(trainer.GRPOTrainer, "compute_loss", broken)
-    with pytest.raises(NonFiniteLoss, match=r"after update 1; the batch is in .*nonfinite_batch_rank0\.pt.*resume"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"after update 1; the batch is in .*nonfinite_batch_rank0\.pt.*resume"
+    ):
         train(quiet, tmp_path)
     dump = torch.load(tmp_path / "nonfinite_batch_rank0.pt", weights_only=True)
     assert dump["step"] == 1
