@@ -1,18 +1,18 @@
 """The generated task of the small scale: apply a chain of operations to a string of four digits.
 
-    question   3 1 4 1 : rev +2 x7
-    answer     5 4 4 5       (1 4 1 3, then 3 6 3 5, then 3635 x 7 = 25445, of which four digits stay)
+    question   3 1 4 1 : rev +2 x3
+    answer     0 9 0 5       (1 4 1 3, then 3 6 3 5, then 3635 x 3 = 10905, of which four digits stay)
 
-It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering,
-one short and one long, whose gap in accuracy grows with difficulty.
+It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering, one short and
+one long, whose gap in accuracy grows with difficulty.
 
 * **short** writes the string after every second operation and the answer: two operations at a time must be
   composed inside one forward pass, and that fails more the longer and harder the chain.
 * **long** copies the problem, writes the string after every operation, then repeats the result. Every step is
-  easy but for the multiplications, whose carries a small model sometimes gets wrong: long chains stay hard.
+  easy but for the products, which a small model often gets wrong: long chains stay hard.
 
 Three tiers stand in for GSM8K, MATH500 and AIME: **T1** one or two rearrangements, **T2** three to five,
-**T3** six or eight operations, two of them multiplications. Training, validation (gate, probes) and test
+**T3** six or eight operations, one of them a product. Training, validation (gate, probes) and test
 problems never share a question: a hash of the question's text decides the split.
 """
 
@@ -34,31 +34,30 @@ TIERS: tuple[Tier, ...] = ("T1", "T2", "T3")
 DIGITS = 4
 REARRANGE = {"rev": (3, 2, 1, 0), "rotl": (1, 2, 3, 0), "swap": (1, 0, 2, 3)}
 SHIFT = {f"+{k}": k for k in range(1, 6)}
-MULTIPLY = {"x3": 3, "x7": 7}
 EASY_OPS = tuple(REARRANGE)
 PLAIN_OPS = (*REARRANGE, *SHIFT)
-HARD_OPS = (*PLAIN_OPS, *MULTIPLY)
-MULTIPLICATIONS = 2  # in every hard chain of at least four operations
+HEAVY_OPS = ("x3", "sq")  # exactly one in a hard chain: times 3, which is learnt, or the square, which is not
 # Operations per problem, drawn uniformly: a tenth of T1 has one operation.
 LENGTHS: dict[Tier, tuple[int, ...]] = {"T1": (1, *[2] * 9), "T2": (3, 4, 5), "T3": (6, 8)}
 
 WORDS = ["[Easy]", "[Hard]", "start", "wait", ";", ":", "\\boxed{", "}"]
-WORDS += [str(d) for d in range(10)] + [*REARRANGE, *SHIFT, *MULTIPLY]
+WORDS += [str(d) for d in range(10)] + [*REARRANGE, *SHIFT, *HEAVY_OPS]
 
 # Share of RL prompts per tier range; T3's range also holds chains of four.
 RL_MIX: dict[Tier, float] = {"T1": 0.25, "T2": 0.40, "T3": 0.35}
 
 
 def apply(digits: tuple[int, ...], op: str) -> tuple[int, ...]:
-    """A rearrangement, `+k` on every digit modulo 10, or the number times 3 or 7 modulo 10,000."""
+    """A rearrangement, `+k` on every digit modulo 10, or the number times 3 or squared modulo 10,000."""
     if op in REARRANGE:
         return tuple(digits[i] for i in REARRANGE[op])
     if op in SHIFT:
         return tuple((d + SHIFT[op]) % 10 for d in digits)
-    if op in MULTIPLY:
-        product = int("".join(map(str, digits))) * MULTIPLY[op] % 10**DIGITS
+    if op in HEAVY_OPS:
+        number = int("".join(map(str, digits)))
+        product = number * (3 if op == "x3" else number) % 10**DIGITS
         return tuple(int(d) for d in f"{product:0{DIGITS}d}")
-    raise ValueError(f"op={op!r} is not one of {', '.join(dict.fromkeys(HARD_OPS))}")
+    raise ValueError(f"op={op!r} is not one of {', '.join((*PLAIN_OPS, *HEAVY_OPS))}")
 
 
 def _text(digits: tuple[int, ...]) -> str:
@@ -108,9 +107,8 @@ class Chain:
 
     @property
     def verbose(self) -> str:
-        """The short answer with the long one's trimmings and none of its steps: longer, no more accurate."""
-        states = [_text(state) for state in self.states[1:-1:2]]
-        return " ".join([f"start {_text(self.start)} ;", *states, f"wait {self.answer}", self.boxed])
+        """The short answer, said three times: longer, and no more accurate."""
+        return self.short.replace(self.boxed, f"wait {self.answer} wait {self.answer} {self.boxed}")
 
     @property
     def long(self) -> str:
@@ -127,12 +125,9 @@ class Chain:
 
 def _draw(rng: random.Random, length: int, hard: bool) -> Chain:
     start = tuple(rng.randrange(10) for _ in range(DIGITS))
-    if hard and length >= 4:
-        ops = rng.choices(PLAIN_OPS, k=length)
-        for position in rng.sample(range(length), MULTIPLICATIONS):
-            ops[position] = rng.choice(tuple(MULTIPLY))
-    else:
-        ops = rng.choices(HARD_OPS if hard else EASY_OPS, k=length)
+    ops = rng.choices(PLAIN_OPS if hard else EASY_OPS, k=length)
+    if hard:
+        ops[rng.randrange(length)] = rng.choice(HEAVY_OPS)
     return Chain(start, tuple(ops), hard)
 
 
@@ -155,14 +150,14 @@ def tier_problems(tier: Tier, count: int, split: Split, seed: int) -> list[Chain
 
 
 def cold_start_problems(seed: int) -> Iterator[Chain]:
-    """Endless training problems for both SFT styles: 35 % hard chains of 1 to 8, the rest easy ones, short
+    """Endless training problems for both SFT styles: 30 % hard chains of 1 to 8, the rest easy ones, short
     ones often."""
     rng = random.Random(derive_seed(seed, "chains", "cold start"))
     while True:
-        if rng.random() < 0.35:
+        if rng.random() < 0.3:
             yield _draw_in("train", rng, (1, 2, 3, 4, 6, 8, 6, 8), hard=True)
         else:
-            yield _draw_in("train", rng, (1, 2, 1, 2, 3, 4, 5, 3, 4), hard=False)
+            yield _draw_in("train", rng, (1, 2, 2, 3, 4, 3, 4, 5), hard=False)
 
 
 def rl_problems(count: int, seed: int) -> list[tuple[Tier, Chain]]:

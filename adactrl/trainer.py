@@ -267,6 +267,7 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
             self._log_metric(f"rollout/{tier}/easy_tag", _share(t == "easy" for _, t, _ in samples))
             self._log_metric(f"rollout/{tier}/no_tag", _share(t is None for _, t, _ in samples))
             self._log_metric(f"rollout/{tier}/length", sum(n for _, _, n in samples) / len(samples))
+            self._log_metric(f"rollout/{tier}/kept", _share(g.informative for g in members))
             self._log_metric(f"rollout/{tier}/easy_label", _share(label == "easy" for label in labels))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
