@@ -3,8 +3,8 @@
     question   3 1 4 1 : rev +2 x3
     answer     0 9 0 5       (1 4 1 3, then 3 6 3 5, then 3635 x 3 = 10905, of which four digits stay)
 
-It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering, one short and
-one long, whose gap in accuracy grows with difficulty.
+It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering, one short
+and one long, whose gap in accuracy grows with difficulty.
 
 * **short** writes the string after every second operation and the answer: two operations at a time must be
   composed inside one forward pass, and that fails more the longer and harder the chain.
