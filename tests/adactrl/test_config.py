@@ -216,8 +216,13 @@ def test_trl_has_no_field_we_have_not_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"updates_per_step": 3}, r"algo\.prompts_per_step=8 is not divisible by 3; 1, 2, 4, 8 divide it"),
-        ({"group_size": 5}, r"not divisible by 64; 1, 2, 4, 5, 10, 20 divide it"),
+        (
+            {"updates_per_step": 3},
+            r"updates_per_step=3 does not divide algo\.prompts_per_step=8; 1, 2, 4, 8 do",
+        ),
+        ({"group_size": 5}, r"micro_batch_size=64 does not divide .*group_size=5.*1, 2, 4, 5, 10, 20 do"),
+        ({"updates_per_step": 0}, r"algo\.updates_per_step=0 must be at least 1"),
+        ({"prompts_per_step": 0}, r"algo\.prompts_per_step=0 must be at least 1"),
         ({"threshold": 1.0}, r"algo\.threshold=1\.0 is outside \[0, 1\)"),
         ({"overlong_buffer": 97}, r"overlong_buffer=97 exceeds algo\.max_completion_tokens=96; .*one sixth"),
         ({"group_size": 1, "micro_batch_size": 4}, r"algo\.group_size=1: a group needs at least 2 samples"),

@@ -151,5 +151,5 @@ def test_evaluation_problems_do_not_depend_on_the_training_seed(cfg: Config) -> 
 def test_sft_problem_holds_both_styles(cfg: Config) -> None:
     first = next(chains.cold_start_problems(0))
     assert chain_sft_problems(cfg)[0] == SftProblem(
-        first.question, first.answer, first.difficulty, first.short, first.long
+        first.question, first.answer, first.difficulty, first.short, first.long, first.verbose
     )

@@ -43,9 +43,9 @@ def test_the_situation_of_the_paper_passes() -> None:
     assert failing(world()) == []
 
 
-def test_the_bounds_are_the_sheets() -> None:
+def test_the_bounds() -> None:
     bounds = {c.name: (c.low, c.high) for c in gate.conditions(world())}
-    assert bounds["T1 p_E"] == (0.80, 0.99)
+    assert bounds["T1 p_E"] == (0.80, 1.00)  # solved perfectly is allowed, its kept share is reported
     assert bounds["T1 p_H - p_E"][1] == 0.15
     assert bounds["T2 p_H - p_E"] == (0.10, 0.50)
     assert bounds["T3 p_E"][1] == 0.30
@@ -61,7 +61,7 @@ def test_the_bounds_are_the_sheets() -> None:
         ({"T1": (0.80, 0.90, 0.90, 0.0)}, []),
         ({"T1": (0.795, 0.90, 0.90, 0.0)}, ["T1 p_E"]),
         ({"T1": (0.99, 0.99, 0.90, 0.0)}, []),
-        ({"T1": (0.995, 0.99, 0.90, 0.0)}, ["T1 p_E"]),
+        ({"T1": (1.00, 1.00, 0.90, 0.0)}, []),
         ({"T1": (0.85, 1.00, 0.90, 0.0)}, []),  # 1.00 - 0.85 is a little above 0.15 in floating point
         ({"T1": (0.84, 0.995, 0.90, 0.0)}, ["T1 p_H - p_E"]),
         ({"T1": (0.95, 0.50, 0.90, 0.0)}, []),  # long reasoning may hurt
@@ -96,7 +96,7 @@ def test_enforce_refuses_rl_and_shows_the_condition(
     monkeypatch.setattr(gate, "measure", lambda *args, **kwargs: gate.conditions(rows))
     with pytest.raises(SystemExit) as stop:
         gate.enforce(None, None, PRESETS["small"], run_at(tmp_path))  # type: ignore[arg-type]
-    assert "--no-gate" in str(stop.value.code)
+    assert "--gate report" in str(stop.value.code)
     line = next(line for line in capsys.readouterr().out.splitlines() if "FAIL" in line)
     assert line.split() == ["FAIL", "T3", "p_H", "0.800", "(needs", "0.20", "to", "0.60)"]
     stored = [Check(**c) for c in json.loads((tmp_path / "gate.json").read_text())]

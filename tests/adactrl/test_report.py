@@ -181,10 +181,10 @@ def test_no_records_yet(here: Path) -> None:
 def test_samples_survive_the_csv_but_for_the_text(tmp_path: Path) -> None:
     rows = samples("D", 1)
     rows[3] = replace(rows[3], tag=None)
-    rows[4] = replace(rows[4], correct=None)  # a grader failure is left out, never scored
+    rows[4] = replace(rows[4], correct=None)  # a grader failure stays one
     reproduce.write_samples(rows, tmp_path / "one.csv.gz")
     read = report.read_samples(tmp_path / "one.csv.gz")
-    assert read == [replace(r, text="") for r in rows if r.correct is not None]
+    assert read == [replace(r, text="") for r in rows]
     reproduce.write_samples(rows, tmp_path / "two.csv.gz")
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
 

@@ -314,6 +314,8 @@ def test_what_cannot_work_is_refused(llama):
     model.config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ValueError, match="linear_attention"):
         generate(model, PROMPTS, sampling=GREEDY)
+    with pytest.raises(ValueError, match="sliding window"):
+        Session(build("sliding"), PROMPTS, sampling=GREEDY).extend([[]] * 4)
     assert generate(llama, [], sampling=GREEDY).completion_ids == []
 
 
