@@ -273,7 +273,7 @@ _SMALL = Config(
         max_completion_tokens=96,
         vllm=False,
         overlong_buffer=16,  # one sixth, as in the paper's configuration
-        steps=120,
+        steps=60,
         save_every=10,
     ),
     eval=Eval(problems=400, samples=2, probe_every=20),

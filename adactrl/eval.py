@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from adactrl import benchmarks, chains
 from adactrl.benchmarks import Problem
+from adactrl.calibration import auc, balanced_accuracy
 from adactrl.config import PRESETS, Config
 from adactrl.data import eval_sets, prompt_text
 from adactrl.rewards import difficulty_label
@@ -247,8 +248,8 @@ def agreement(probes: Sequence[Probe]) -> dict[str, float]:
     """Balanced agreement of the majority tag with the label, AUC of P([Easy]) against it, shares per set."""
     labels = [p.label == "easy" for p in probes]
     result = {
-        "agreement": stats.balanced_accuracy([p.majority == "easy" for p in probes], labels),
-        "auc": stats.auc([p.p_easy for p in probes], labels),
+        "agreement": balanced_accuracy([p.majority == "easy" for p in probes], labels),
+        "auc": auc([p.p_easy for p in probes], labels),
     }
     for name in dict.fromkeys(p.set for p in probes):
         members = [p for p in probes if p.set == name]

@@ -250,8 +250,6 @@ def trl_rollout_func(
     Raises (when called): ValueError for what this engine lacks: min_p, a repetition penalty, images.
     """
 
-    from trl.models import unwrap_model_for_generation  # slow to import, and only trainers need it
-
     def rollout(prompts: list, trainer: Any) -> dict[str, list]:
         args = trainer.args
         prompt_ids, images, _ = trainer._tokenize_prompts(prompts)  # TRL's own, so templates and tools match

@@ -69,25 +69,6 @@ def paired_bootstrap(
     return float(statistic(first, second)), float(low), float(high)
 
 
-def balanced_accuracy(predicted: ArrayLike, actual: ArrayLike) -> float:
-    """Mean over the classes in `actual` of the share predicted right; NaN with fewer than two classes."""
-    guess, truth = np.asarray(predicted), np.asarray(actual)
-    if guess.shape != truth.shape or truth.ndim != 1:
-        raise ValueError(f"predicted has shape {guess.shape}, actual {truth.shape}; need equal 1-D shapes")
-    recalls = [float((guess[truth == c] == c).mean()) for c in np.unique(truth)]
-    return float(np.mean(recalls)) if len(recalls) > 1 else math.nan
-
-
-def auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Chance that a positive scores above a negative, ties counting half; NaN when one class is missing."""
-    values, positive = _finite("scores", scores), np.asarray(labels).astype(bool)
-    if values.shape != positive.shape or values.ndim != 1:
-        raise ValueError(f"scores have shape {values.shape}, labels {positive.shape}; need equal 1-D shapes")
-    above, below = values[positive], np.sort(values[~positive])
-    wins, ties_too = np.searchsorted(below, above, "left"), np.searchsorted(below, above, "right")
-    return float((wins + ties_too).mean() / 2 / below.size) if above.size and below.size else math.nan
-
-
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: need a number between 0 and 1, such as 0.95")
