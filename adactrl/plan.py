@@ -15,7 +15,7 @@ from adactrl.config import TINY, Config
 
 EXPECTED_TIME = {
     "smoke": "under a minute",
-    "small": "about 5 minutes on two cores",
+    "small": "about 4 minutes on two cores",
     "pretrained": "not measured here",
     "paper": "not measured here: the authors used 32 GPUs",
 }
