@@ -182,7 +182,7 @@ Llama on generated problems), measured on {hardware}. At this scale a row is com
 
 ## Claims
 
-Rules fixed beforehand in `claims.py` ; gate passed by {gates} seeds.
+Rules fixed beforehand in `claims.py`; gate passed by {gates} seeds.
 
 {claims}
 
