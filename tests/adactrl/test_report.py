@@ -81,7 +81,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(report.HERE / "results" / "paper.csv", package / "results" / "paper.csv")
     (package / "README.md").write_text("# AdaCtrl\n<!-- results:begin -->\n<!-- results:end -->\nthe end\n")
     (tmp_path / "README.md").write_text(
-        "| x | <!-- adactrl-headline:begin --><!-- adactrl-headline:end --> |\n"
+        "| x | y |\n\n<!-- adactrl-headline:begin -->\n<!-- adactrl-headline:end -->\n\nthe end\n"
     )
     monkeypatch.setattr(report, "HERE", package)
     monkeypatch.setattr(report.result_figures, "draw_results", lambda *args: None)
@@ -130,13 +130,13 @@ def test_results_hold_every_row_claim_and_condition(here: Path) -> None:
 
 @pytest.mark.slow
 def test_the_root_readme_keeps_its_table(here: Path) -> None:
-    """The headline stands in a cell: a line break there would end the row."""
+    """The headline stands in a block of its own: inside a table its line break would end the row."""
     write_results(here / "results")
     report.render()
     lines = (here.parent / "README.md").read_text().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("| x | ")
-    assert lines[0].endswith(" |")
+    assert lines[:2] == ["| x | y |", ""]
+    assert lines[-1] == "the end"
+    assert any("AdaCtrl at small scale" in line for line in lines)
 
 
 def test_records_of_a_dirty_tree_are_refused(here: Path) -> None:
