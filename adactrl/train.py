@@ -96,6 +96,7 @@ def main(cfg: Config) -> None:
         print(f"model:    {folder}/model")
         print(f"try it:   python -m adactrl.generate {folder} --mode easy '3 1 4 1 : rev +2 x3'")
         print(f"evaluate: python -m adactrl.eval {folder}/model --preset {cfg.preset}")
+    trainer.accelerator.end_training()  # closes the process group: without it gloo may abort at exit
 
 
 if __name__ == "__main__":

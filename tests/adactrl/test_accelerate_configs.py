@@ -76,6 +76,7 @@ def test_cpu2_starts_two_gloo_processes_that_talk(tmp_path: Path) -> None:
         torch.distributed.all_reduce(total)
         said = f"{state.process_index} of {state.num_processes} {state.backend} {total.item():g}"
         print(said + "\\n", end="", flush=True)
+        state.destroy_process_group()
         """)
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "cpu2.yaml")]
