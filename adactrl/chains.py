@@ -1,19 +1,21 @@
 """The generated task of the small scale: apply a chain of operations to a string of four digits.
 
-    question   3 1 4 1 : rev +2 x3
-    answer     0 9 0 5       (1 4 1 3, then 3 6 3 5, then 3635 x 3 = 10905, of which four digits stay)
+    question   3 1 4 1 : rev +2 swap
+    answer     6 3 3 5       (1 4 1 3, then 3 6 3 5, then its first two digits change places)
 
 It stands in for the paper's mathematics because it has what AdaCtrl needs: two ways of answering, one short
 and one long, whose gap in accuracy grows with difficulty.
 
 * **short** writes the string after every second operation and the answer: two operations at a time must be
   composed inside one forward pass, and that fails more the longer and harder the chain.
-* **long** copies the problem, writes the string after every operation, then repeats the result. Every step is
-  easy but for the products, which a small model often gets wrong: long chains stay hard.
+* **long** copies the problem, writes the string after every operation, then repeats the result. Every step
+  is easy, but for the `dice` of hard chains: it adds 1, 2 or 3 to every digit, decided by a hash of the
+  question. Nobody can know it, so that a hard chain is solved a third of the time at best, however long one
+  reasons: the situation of a contest problem that a model solves now and then.
 
-Three tiers stand in for GSM8K, MATH500 and AIME: **T1** one or two rearrangements, **T2** three to five,
-**T3** six or eight operations, one of them a product. Training, validation (gate, probes) and test
-problems never share a question: a hash of the question's text decides the split.
+Three tiers stand in for GSM8K, MATH500 and AIME: **T1** one or two operations, **T2** three or four, **T3**
+six or eight, one of them the dice. Training, validation (gate, probes) and test problems never share a
+question: a hash of the question's text decides the split.
 """
 
 from __future__ import annotations
@@ -34,30 +36,26 @@ TIERS: tuple[Tier, ...] = ("T1", "T2", "T3")
 DIGITS = 4
 REARRANGE = {"rev": (3, 2, 1, 0), "rotl": (1, 2, 3, 0), "swap": (1, 0, 2, 3)}
 SHIFT = {f"+{k}": k for k in range(1, 6)}
-EASY_OPS = tuple(REARRANGE)
+EASY_OPS = (*REARRANGE, "+1", "+2", "+3")
 PLAIN_OPS = (*REARRANGE, *SHIFT)
-HEAVY_OPS = ("x3", "sq")  # exactly one in a hard chain: times 3, which is learnt, or the square, which is not
+DICE = "dice"  # exactly one in a hard chain: +1, +2 or +3, decided by a hash of the question
 # Operations per problem, drawn uniformly: a tenth of T1 has one operation.
-LENGTHS: dict[Tier, tuple[int, ...]] = {"T1": (1, *[2] * 9), "T2": (3, 4, 5), "T3": (6, 8)}
+LENGTHS: dict[Tier, tuple[int, ...]] = {"T1": (1, *[2] * 9), "T2": (3, 4), "T3": (6, 8)}
 
 WORDS = ["[Easy]", "[Hard]", "start", "wait", ";", ":", "\\boxed{", "}"]
-WORDS += [str(d) for d in range(10)] + [*REARRANGE, *SHIFT, *HEAVY_OPS]
+WORDS += [str(d) for d in range(10)] + [*REARRANGE, *SHIFT, DICE]
 
 # Share of RL prompts per tier range; T3's range also holds chains of four.
 RL_MIX: dict[Tier, float] = {"T1": 0.25, "T2": 0.40, "T3": 0.35}
 
 
 def apply(digits: tuple[int, ...], op: str) -> tuple[int, ...]:
-    """A rearrangement, `+k` on every digit modulo 10, or the number times 3 or squared modulo 10,000."""
+    """A rearrangement, or `+k` on every digit modulo 10."""
     if op in REARRANGE:
         return tuple(digits[i] for i in REARRANGE[op])
     if op in SHIFT:
         return tuple((d + SHIFT[op]) % 10 for d in digits)
-    if op in HEAVY_OPS:
-        number = int("".join(map(str, digits)))
-        product = number * (3 if op == "x3" else number) % 10**DIGITS
-        return tuple(int(d) for d in f"{product:0{DIGITS}d}")
-    raise ValueError(f"op={op!r} is not one of {', '.join((*PLAIN_OPS, *HEAVY_OPS))}")
+    raise ValueError(f"op={op!r} is not one of {', '.join(PLAIN_OPS)}")
 
 
 def _text(digits: tuple[int, ...]) -> str:
@@ -73,10 +71,15 @@ class Chain:
     hard: bool
 
     @cached_property
+    def thrown(self) -> str:
+        """What the dice of this question does."""
+        return f"+{1 + self._hash[1] % 3}"
+
+    @cached_property
     def states(self) -> list[tuple[int, ...]]:
         states, digits = [], self.start
         for op in self.ops:
-            digits = apply(digits, op)
+            digits = apply(digits, self.thrown if op == DICE else op)
             states.append(digits)
         return states
 
@@ -94,7 +97,7 @@ class Chain:
         n = len(self.ops)
         if self.hard:
             return float(min(5 + (n + 3) // 2, 9))  # 1-2 -> 7, 4 -> 8, 6 and more -> 9
-        return float(2 if n <= 2 else n + 1)  # 3 -> 4, 4 -> 5, 5 -> 6
+        return float(2 if n <= 2 else n + 1)  # 3 -> 4, 4 -> 5
 
     @property
     def boxed(self) -> str:
@@ -112,22 +115,26 @@ class Chain:
 
     @property
     def long(self) -> str:
-        """Every step, a pause, the result again, then the answer."""
-        steps = [f"{op} {_text(state)} ;" for op, state in zip(self.ops, self.states, strict=True)]
+        """Every step (of the dice also what it threw), a pause, the result again, then the answer."""
+        done = [f"{op} {self.thrown}" if op == DICE else op for op in self.ops]
+        steps = [f"{op} {_text(state)} ;" for op, state in zip(done, self.states, strict=True)]
         return " ".join([f"start {_text(self.start)} ;", *steps, f"wait {self.answer}", self.boxed])
 
     @property
     def split(self) -> Split:
         """A sixteenth of all questions each is validation and test."""
-        bucket = hashlib.blake2b(self.question.encode(), digest_size=4).digest()[0] % 16
-        return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]
+        return {0: "test", 1: "validation"}.get(self._hash[0] % 16, "train")  # type: ignore[return-value]
+
+    @cached_property
+    def _hash(self) -> bytes:
+        return hashlib.blake2b(self.question.encode(), digest_size=4).digest()
 
 
 def _draw(rng: random.Random, length: int, hard: bool) -> Chain:
     start = tuple(rng.randrange(10) for _ in range(DIGITS))
     ops = rng.choices(PLAIN_OPS if hard else EASY_OPS, k=length)
     if hard:
-        ops[rng.randrange(length)] = rng.choice(HEAVY_OPS)
+        ops[rng.randrange(length)] = DICE
     return Chain(start, tuple(ops), hard)
 
 
@@ -157,7 +164,7 @@ def cold_start_problems(seed: int) -> Iterator[Chain]:
         if rng.random() < 0.3:
             yield _draw_in("train", rng, (1, 2, 3, 4, 6, 8, 6, 8), hard=True)
         else:
-            yield _draw_in("train", rng, (1, 2, 2, 3, 4, 3, 4, 5), hard=False)
+            yield _draw_in("train", rng, (1, 2, 2, 2, 2, 3, 3, 4, 4), hard=False)
 
 
 def rl_problems(count: int, seed: int) -> list[tuple[Tier, Chain]]:

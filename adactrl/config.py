@@ -253,7 +253,7 @@ _SMALL = Config(
     model=Model(name=TINY, precision="float32"),
     data=Data(task="chains", rl_problems=16_384),
     sft=Sft(
-        steps=1800,
+        steps=2100,
         batch_size=64,
         micro_batch_size=32,
         lr=2e-3,
@@ -268,12 +268,12 @@ _SMALL = Config(
         prompts_per_step=8,
         updates_per_step=2,
         micro_batch_size=64,
-        lr=2e-4,
+        lr=1e-4,
         warmup=5,
         max_completion_tokens=96,
         vllm=False,
         overlong_buffer=16,  # one sixth, as in the paper's configuration
-        steps=60,
+        steps=100,
         save_every=10,
     ),
     eval=Eval(problems=400, samples=2, probe_every=20),

@@ -44,8 +44,7 @@ def conditions(rows: list[Sample]) -> list[Check]:
     p_easy = {tier: cells[tier, "easy"]["accuracy"] for tier in ("T1", "T2", "T3")}
     p_hard = {tier: cells[tier, "hard"]["accuracy"] for tier in ("T1", "T2", "T3")}
     checks = [
-        # T1 may be solved perfectly: its groups are then filtered out, see rollout/T1/kept in the metrics.
-        Check("T1 p_E", p_easy["T1"], 0.80, 1.0),
+        Check("T1 p_E", p_easy["T1"], 0.80, 0.99),  # solved always, its groups would all be filtered out
         Check("T1 p_H - p_E", p_hard["T1"] - p_easy["T1"], -1.0, 0.15),
         Check("T2 p_H - p_E", p_hard["T2"] - p_easy["T2"], 0.10, 0.50),
         Check("T3 p_E", p_easy["T3"], 0.0, 0.30),

@@ -1,6 +1,6 @@
 """Ask a trained model, and choose how much it reasons.
 
-    python -m adactrl.generate shipped --mode easy "3 1 4 1 : rev +2 x3"
+    python -m adactrl.generate shipped --mode easy "3 1 4 1 : rev +2 swap"
     python -m adactrl.generate runs/small-seed0 --samples 4 < problems.txt
 
 adaptive: the model writes its own tag. easy, hard: `[Easy]` or `[Hard]` is written for it, as the first

@@ -48,14 +48,10 @@ class Arm:
 
 
 R1 = ("--sft.style", "r1")
-PATIENCE = (
-    "--algo.max-generation-batches",
-    "40",
-)  # B solves T1, T2 always: 10 batches did not fill a step (D8)
 ARMS = (
     Arm("A", "R1-SFT", (*R1, "--algo.steps", "0", "--gate", "off")),
     Arm("C", "AdaCtrl cold start", ("--algo.steps", "0", "--gate", "report")),
-    Arm("B", "R1-SFT-RL (outcome only)", (*R1, "--algo.alpha", "0", "--algo.beta", "0", *PATIENCE), "A"),
+    Arm("B", "R1-SFT-RL (outcome only)", (*R1, "--algo.alpha", "0", "--algo.beta", "0"), "A"),
     Arm("D", "AdaCtrl", (), "C"),
     Arm("E", "w/o length reward", ("--algo.beta", "0"), "C"),
     Arm("F", "w/o calibration reward", ("--algo.no-calibrate",), "C"),

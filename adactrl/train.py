@@ -94,7 +94,7 @@ def main(cfg: Config) -> None:
     if run.main:
         folder = os.path.relpath(run.dir)
         print(f"model:    {folder}/model")
-        print(f"try it:   python -m adactrl.generate {folder} --mode easy '3 1 4 1 : rev +2 x3'")
+        print(f"try it:   python -m adactrl.generate {folder} --mode easy '3 1 4 1 : rev +2 swap'")
         print(f"evaluate: python -m adactrl.eval {folder}/model --preset {cfg.preset}")
     trainer.accelerator.end_training()  # closes the process group: without it gloo may abort at exit
 

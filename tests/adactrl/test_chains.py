@@ -24,8 +24,6 @@ BY_HAND = {  # of 3 6 3 5
     "+3": "6968",
     "+4": "7079",
     "+5": "8180",
-    "x3": "0905",  # 10905
-    "sq": "3225",  # 13213225
 }
 SPLITS = ("train", "validation", "test")
 
@@ -34,7 +32,7 @@ def digits(text: str) -> tuple[int, ...]:
     return tuple(map(int, text))
 
 
-@pytest.mark.parametrize("op", [*chains.PLAIN_OPS, *chains.HEAVY_OPS])
+@pytest.mark.parametrize("op", chains.PLAIN_OPS)
 def test_each_operation_by_hand(op: str) -> None:
     assert chains.apply(digits("3635"), op) == digits(BY_HAND[op])
 
@@ -42,8 +40,6 @@ def test_each_operation_by_hand(op: str) -> None:
 def test_operations_keep_leading_zeros_and_wrap_around() -> None:
     assert chains.apply(digits("0012"), "rev") == digits("2100")
     assert chains.apply(digits("9058"), "+5") == digits("4503")
-    assert chains.apply(digits("0001"), "x3") == digits("0003")
-    assert chains.apply(digits("9999"), "sq") == digits("0001")
     assert chains.apply(digits("1234"), "rotl") == digits("2341")
     assert chains.apply(digits("1234"), "swap") == digits("2134")
 
@@ -54,21 +50,36 @@ def test_unknown_operation_names_the_known_ones() -> None:
 
 
 def test_a_chain_by_hand() -> None:
-    chain = Chain(digits("3141"), ("rev", "+2", "x3"), hard=True)
-    assert chain.question == "3 1 4 1 : rev +2 x3"
-    assert chain.states == [digits("1413"), digits("3635"), digits("0905")]
-    assert chain.answer == "0 9 0 5"
-    assert chain.short == "3 6 3 5 \\boxed{ 0 9 0 5 }"
+    chain = Chain(digits("3141"), ("rev", "+2", "swap"), hard=False)
+    assert chain.question == "3 1 4 1 : rev +2 swap"
+    assert chain.states == [digits("1413"), digits("3635"), digits("6335")]
+    assert chain.answer == "6 3 3 5"
+    assert chain.short == "3 6 3 5 \\boxed{ 6 3 3 5 }"
     assert chain.long == (
-        "start 3 1 4 1 ; rev 1 4 1 3 ; +2 3 6 3 5 ; x3 0 9 0 5 ; wait 0 9 0 5 \\boxed{ 0 9 0 5 }"
+        "start 3 1 4 1 ; rev 1 4 1 3 ; +2 3 6 3 5 ; swap 6 3 3 5 ; wait 6 3 3 5 \\boxed{ 6 3 3 5 }"
     )
+
+
+def test_the_dice_is_fair_fixed_per_question_and_not_in_the_digits() -> None:
+    drawn = chains.tier_problems("T3", 600, "test", seed=0)
+    thrown = Counter(chain.thrown for chain in drawn)
+    assert set(thrown) == {"+1", "+2", "+3"}
+    assert min(thrown.values()) > 600 / 3 - 60
+    for chain in drawn[:50]:
+        at = chain.ops.index(chains.DICE)
+        before = chain.states[at - 1] if at else chain.start
+        assert chain.states[at] == chains.apply(before, chain.thrown)
+        assert Chain(chain.start, chain.ops, True).states == chain.states
+    # the same digits and operations up to the dice can go on in all three ways
+    ways = {Chain(digits("1234"), (chains.DICE, "rev", op), True).thrown for op in chains.PLAIN_OPS}
+    assert ways == {"+1", "+2", "+3"}
 
 
 def test_the_docstring_example_is_right() -> None:
     question = re.search(r"question +(.*)", chains.__doc__ or "")[1]
     answer = re.search(r"answer +((?:\d )+\d)", chains.__doc__ or "")[1]
     start, ops = question.split(" : ")
-    assert Chain(digits(start.replace(" ", "")), tuple(ops.split()), hard=True).answer == answer
+    assert Chain(digits(start.replace(" ", "")), tuple(ops.split()), hard=False).answer == answer
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,7 @@ def test_difficulty(count: int, hard: bool, difficulty: float) -> None:
 some_chains = st.builds(
     Chain,
     st.tuples(*[st.integers(0, 9)] * 4),
-    st.lists(st.sampled_from((*chains.PLAIN_OPS, *chains.HEAVY_OPS)), min_size=1, max_size=8).map(tuple),
+    st.lists(st.sampled_from((*chains.PLAIN_OPS, chains.DICE)), min_size=1, max_size=8).map(tuple),
     st.just(True),
 )
 
@@ -110,8 +121,10 @@ def test_every_style_parses_back(chain: Chain) -> None:
     # the long solution shows each operation with the state it leads to
     steps = chain.long.split(" ; ")[1:-1]
     assert [step.split()[0] for step in steps] == list(chain.ops)
-    assert [digits("".join(step.split()[1:])) for step in steps] == chain.states
-    assert len(chain.long.split()) == 6 * len(chain.ops) + 6 + 5 + 6
+    assert [digits("".join(step.split()[-4:])) for step in steps] == chain.states
+    said = [step.split()[1] for step in steps if step.startswith(chains.DICE)]
+    assert said == [chain.thrown] * chain.ops.count(chains.DICE)
+    assert len(chain.long.split()) == 6 * len(chain.ops) + len(said) + 6 + 5 + 6
 
 
 WRONG = [  # answer, gold: what a grader that reads juxtaposed digits as a product would accept
@@ -179,10 +192,10 @@ def test_draws_are_a_function_of_the_seed() -> None:
     assert first != list(islice(chains.cold_start_problems(2), 20))
 
 
-def test_hard_chains_hold_exactly_one_product() -> None:
+def test_hard_chains_hold_exactly_one_dice() -> None:
     drawn = list(islice(chains.cold_start_problems(0), 400))
     for chain in drawn:
-        assert sum(op in chains.HEAVY_OPS for op in chain.ops) == (1 if chain.hard else 0)
+        assert sum(op == chains.DICE for op in chain.ops) == (1 if chain.hard else 0)
     assert sum(c.hard for c in drawn) / 400 == pytest.approx(0.3, abs=0.08)
 
 

@@ -45,7 +45,7 @@ def test_the_situation_of_the_paper_passes() -> None:
 
 def test_the_bounds() -> None:
     bounds = {c.name: (c.low, c.high) for c in gate.conditions(world())}
-    assert bounds["T1 p_E"] == (0.80, 1.00)  # solved perfectly is allowed, its kept share is reported
+    assert bounds["T1 p_E"] == (0.80, 0.99)
     assert bounds["T1 p_H - p_E"][1] == 0.15
     assert bounds["T2 p_H - p_E"] == (0.10, 0.50)
     assert bounds["T3 p_E"][1] == 0.30
@@ -61,7 +61,7 @@ def test_the_bounds() -> None:
         ({"T1": (0.80, 0.90, 0.90, 0.0)}, []),
         ({"T1": (0.795, 0.90, 0.90, 0.0)}, ["T1 p_E"]),
         ({"T1": (0.99, 0.99, 0.90, 0.0)}, []),
-        ({"T1": (1.00, 1.00, 0.90, 0.0)}, []),
+        ({"T1": (0.995, 1.00, 0.90, 0.0)}, ["T1 p_E"]),
         ({"T1": (0.85, 1.00, 0.90, 0.0)}, []),  # 1.00 - 0.85 is a little above 0.15 in floating point
         ({"T1": (0.84, 0.995, 0.90, 0.0)}, ["T1 p_H - p_E"]),
         ({"T1": (0.95, 0.50, 0.90, 0.0)}, []),  # long reasoning may hurt
