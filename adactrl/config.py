@@ -253,7 +253,7 @@ _SMALL = Config(
     model=Model(name=TINY, precision="float32"),
     data=Data(task="chains", rl_problems=16_384),
     sft=Sft(
-        steps=2100,
+        steps=1800,
         batch_size=64,
         micro_batch_size=32,
         lr=2e-3,
