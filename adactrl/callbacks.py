@@ -100,7 +100,7 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if args.should_save:
-            checkpoint.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint.mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def _progress(self, state: TrainerState) -> None:
         step, total = state.global_step // self.updates_per_step, state.max_steps // self.updates_per_step

@@ -110,7 +110,7 @@ def _instruct_answers(
         sampling=rollouts.Sampling(
             min(cfg.algo.max_completion_tokens, 2048), cfg.eval.temperature, cfg.eval.top_p
         ),
-        stop_ids=[tokenizer.eos_token_id],
+        stop_ids=[tokenizer.eos_token_id],  # type: ignore[list-item]
         generator=torch.Generator(device=model.device).manual_seed(derive_seed(cfg.run.seed, questions[0])),
     )
     return tokenizer.batch_decode(sampled.completion_ids, skip_special_tokens=True)
@@ -169,7 +169,7 @@ def base_model(cfg: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         intermediate=4 * cfg.model.hidden,
         seed=cfg.run.seed,
     )
-    return model.to(gpu.device()), tokenizer
+    return model.to(gpu.device()), tokenizer  # type: ignore[arg-type]
 
 
 class FiniteSFTTrainer(FiniteLossMixin, SFTTrainer):

@@ -101,8 +101,5 @@ def tokenized(
 def _end(tokenizer: PreTrainedTokenizerBase) -> str:
     """The end token as text; a word-level tokenizer needs white space before it."""
     end = str(tokenizer.eos_token)
-    return (
-        end
-        if tokenizer.decode(tokenizer.encode("a" + end, add_special_tokens=False)).endswith(end)
-        else " " + end
-    )
+    glued = str(tokenizer.decode(tokenizer.encode("a" + end, add_special_tokens=False)))
+    return end if glued.endswith(end) else " " + end

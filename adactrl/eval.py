@@ -69,7 +69,7 @@ def sample_responses(
         tokenizer(prompts, add_special_tokens=False)["input_ids"],
         samples=samples,
         sampling=sampling,
-        stop_ids=[tokenizer.eos_token_id],
+        stop_ids=[tokenizer.eos_token_id],  # type: ignore[list-item]
         generator=torch.Generator(device=model.device).manual_seed(seed),
     )
     texts = tokenizer.batch_decode(drawn.completion_ids, skip_special_tokens=True)
@@ -95,7 +95,7 @@ def evaluate(
     sampling = Sampling(cfg.algo.max_completion_tokens, cfg.eval.temperature, cfg.eval.top_p)
     sets = eval_sets(cfg, split)
     rows: list[Sample] = []
-    work = [(mode, name) for mode in modes for name in sets]
+    work: list[tuple[Mode, str]] = [(mode, name) for mode in modes for name in sets]
     for mode, name in track(work, title, console=Console(stderr=True), disable=not sys.stderr.isatty()):
         repeats = benchmarks.BENCHMARKS[name].repeats if name in benchmarks.BENCHMARKS else 1
         seed = derive_seed(cfg.run.seed, "evaluate", split, mode, name)

@@ -22,6 +22,7 @@ from shared.checkpoint import write_text_atomic
 
 HERE = Path(__file__).resolve().parent
 SAMPLE_COLUMNS = ("set", "problem", "mode", "tag", "correct", "length")
+SEEDS_NEEDED = 3  # that passed the gate
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -31,19 +32,22 @@ def read_samples(path: Path) -> list[Sample]:
             Sample(
                 r["set"],
                 r["problem"],
-                r["mode"],
-                r["tag"] or None,
+                r["mode"],  # type: ignore[arg-type]
+                r["tag"] or None,  # type: ignore[arg-type]
                 {"1": True, "0": False}.get(r["correct"]),
                 int(r["length"]),
                 False,
                 "",
-            )  # type: ignore[arg-type]
+            )
             for r in csv.DictReader(lines)
         ]
 
 
 def load_evidence(results: Path) -> tuple[list[dict[str, Any]], Evidence]:
-    """The records that count, and what they point to. Records of a dirty tree are refused."""
+    """The records that count, and what they point to. Records of a dirty tree are refused.
+
+    Seeds that failed the gate are left out where enough others passed; else every claim is inconclusive.
+    """
     records = tables.current(tables.load_records(results / "runs.jsonl"))
     tables.refuse_dirty(records)
     evidence = Evidence()
@@ -57,6 +61,11 @@ def load_evidence(results: Path) -> tuple[list[dict[str, Any]], Evidence]:
             ]
         if record.get("gate"):
             evidence.gate[seed] = all(Check(**check).passed for check in record["gate"])
+    passed = {seed for seed, ok in evidence.gate.items() if ok}
+    if len(passed) >= SEEDS_NEEDED:
+        evidence.samples = {key: rows for key, rows in evidence.samples.items() if key[1] in passed}
+        evidence.probes = {key: rows for key, rows in evidence.probes.items() if key[1] in passed}
+        evidence.gate = dict.fromkeys(sorted(passed), True)
     return records, evidence
 
 
@@ -137,6 +146,16 @@ def per_seed_table(evidence: Evidence) -> str:
     )
 
 
+def gate_sentence(records: list[dict[str, Any]]) -> str:
+    """Which cold starts passed; those that failed got no RL."""
+    gates = {r["seed"]: all(Check(**c).passed for c in r["gate"]) for r in records if r.get("gate")}
+    text = f"{sum(gates.values())} of {len(gates)} seeds"
+    failed = [str(seed) for seed, ok in sorted(gates.items()) if not ok]
+    if failed and sum(gates.values()) >= SEEDS_NEEDED:
+        text += f" (seed {', '.join(failed)} did not: no RL, and only in the gate's table)"
+    return text
+
+
 def gate_table(records: list[dict[str, Any]]) -> str:
     gates = {r["seed"]: [Check(**c) for c in r["gate"]] for r in records if r.get("gate")}
     first = next(iter(gates.values()))
@@ -182,7 +201,7 @@ Llama on generated problems), measured on {hardware}. At this scale a row is com
 
 ## Claims
 
-Rules fixed beforehand in `claims.py`; gate passed by {gates} seeds.
+Rules fixed beforehand in `claims.py`; gate passed by {gates}.
 
 {claims}
 
@@ -243,7 +262,7 @@ def render() -> None:
     text = TEXT.format(
         scale=records[0]["scale"],
         hardware=", ".join(sorted({r["hardware"] for r in records})),
-        gates=f"{sum(gates.values())} of {len(gates)}",
+        gates=gate_sentence(records),
         **blocks,
     )
     write_text_atomic(HERE / "RESULTS.md", text)

@@ -110,7 +110,7 @@ def group_reward_parts(
         raise ValueError("max_length and overlong_buffer belong together; give both or neither")
     label = difficulty_label(correct, threshold)
     longest = max(lengths)
-    parts = []
+    parts: list[RewardParts] = []
     for is_correct, tag, length in zip(correct, tags, lengths, strict=True):
         outcome = outcome_reward(is_correct)
         overlong = 0.0

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from adactrl.callbacks import FiniteLossMixin
 from adactrl.config import Algo
@@ -101,6 +101,13 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         file. Everything else goes to `trl.GRPOTrainer`.
     """
 
+    # What TRL and transformers set, typed as what it is here.
+    args: GRPOConfig
+    accelerator: Any
+    processing_class: Any
+    train_dataset: Any
+    num_generations: int
+
     def __init__(
         self,
         *args: Any,
@@ -108,12 +115,12 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         on_groups: Callable[[int, list[Group]], None] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, reward_funcs=[_part_reader(name) for name in PART_NAMES], **kwargs)
+        readers: list[Any] = [_part_reader(name) for name in PART_NAMES]
+        super().__init__(*args, reward_funcs=readers, **kwargs)
         self.algo = algo
         self.on_groups = on_groups
-        self.groups_per_step = (
-            self.args.generation_batch_size // self.num_generations // self.accelerator.num_processes
-        )
+        rows = int(self.args.generation_batch_size or 0)  # TRL has filled it in
+        self.groups_per_step = rows // self.num_generations // self.accelerator.num_processes
         self.stream = PromptStream(
             self.train_dataset, self.args.seed, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -208,7 +215,7 @@ class DifficultyAwareGRPO(FiniteLossMixin, GRPOTrainer):
         """Hand TRL the kept completions instead of sampling again (it asks once per generation)."""
         kept = self._kept
         completion_ids = [ids for g in kept for ids in g.completion_ids]
-        logprobs = [lp for g in kept for lp in g.logprobs] if kept[0].logprobs is not None else None
+        logprobs = [lp for g in kept for lp in g.logprobs or []] if kept[0].logprobs is not None else None
         texts = [[{"role": "assistant", "content": text}] for g in kept for text in g.texts]
         return (
             [ids for g in kept for ids in g.prompt_ids],

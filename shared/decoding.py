@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> Any:
     """The transformers model inside DDP, torch.compile and PEFT wrappers; PEFT's adapters stay active.
 
     Raises:
@@ -62,7 +62,7 @@ class CacheLayer(DynamicLayer):
         end = start + key_states.shape[2]
         if self.buffers is None or end > self.buffers[0].shape[2]:
             self.buffers = [x.new_empty(*x.shape[:2], end + self.room, x.shape[3]) for x in new]
-            if start:
+            if start and self.keys is not None and self.values is not None:
                 self.buffers[0][:, :, :start], self.buffers[1][:, :, :start] = self.keys, self.values
         self.buffers[0][:, :, start:end], self.buffers[1][:, :, start:end] = new
         self.keys, self.values = self.buffers[0][:, :, :end], self.buffers[1][:, :, :end]
@@ -74,7 +74,7 @@ class CacheLayer(DynamicLayer):
         self.buffers = None
 
 
-def forward(model: nn.Module, ids: Tensor, valid: Tensor, cache: Cache) -> Tensor:
+def forward(model: Any, ids: Tensor, valid: Tensor, cache: Cache) -> Tensor:
     """Runs `ids` (B, n), the last n slots of `valid`, through the model; returns the last logits (B, V)."""
     positions = (valid.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
@@ -82,7 +82,7 @@ def forward(model: nn.Module, ids: Tensor, valid: Tensor, cache: Cache) -> Tenso
     return model(**inputs, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]
 
 
-def decoder(model: nn.Module, cache: Cache, valid: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
+def decoder(model: Any, cache: Any, valid: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
     """The function tokens (B,) → next logits (B, V), for up to `steps` further slots of `cache`."""
     valid = F.pad(valid, (0, cache.get_seq_length() + steps - valid.shape[1]), value=True)
     if _is_plain_llama(model):
@@ -90,7 +90,7 @@ def decoder(model: nn.Module, cache: Cache, valid: Tensor, steps: int) -> Callab
     return lambda tokens: forward(model, tokens[:, None], valid[:, : cache.get_seq_length() + 1], cache)
 
 
-def _is_plain_llama(model: nn.Module) -> bool:
+def _is_plain_llama(model: Any) -> bool:
     """Whether `_llama_step` computes what `model.forward` does: nothing wrapped, hooked or patched.
 
     Except by TRL's trainers, whose `forward` of the whole model adds a branch that sampling never takes.
@@ -111,7 +111,7 @@ def _is_plain_llama(model: nn.Module) -> bool:
     )
 
 
-def _llama_step(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tensor], Tensor]:
+def _llama_step(model: Any, cache: Any, valid: Tensor) -> Callable[[Tensor], Tensor]:
     """`model.forward` for one token per row, with what does not change from step to step made once."""
     body, heads = model.model, model.config.num_attention_heads
     _, kv_heads, _, size = cache.layers[0].keys.shape
@@ -126,7 +126,7 @@ def _llama_step(model: nn.Module, cache: Cache, valid: Tensor) -> Callable[[Tens
         shift = None if qkv[0].bias is None else torch.cat([linear.bias for linear in qkv])
         layers.append((layer, torch.cat([linear.weight for linear in qkv]), shift, store))
 
-    def norm(module: nn.Module, x: Tensor) -> Tensor:
+    def norm(module: Any, x: Tensor) -> Tensor:
         return F.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
 
     def step(tokens: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class Session:
             raise ValueError("a prompt is empty; give it at least one token, e.g. the model's bos token")
         self.fed = [0] * len(self.context)  # how many tokens of each context have been through the model
         room = CPU_ROOM if self.device.type == "cpu" else sampling.max_new_tokens
-        self.cache = Cache(layer_class_to_replicate=partial(CacheLayer, room))
+        self.cache = Cache(layer_class_to_replicate=partial(CacheLayer, room))  # type: ignore[arg-type]
         self.valid = torch.zeros(len(self.context), 0, dtype=torch.bool, device=self.device)  # (B, S)
 
     def extend(self, tokens: Sequence[Sequence[int]]) -> None:

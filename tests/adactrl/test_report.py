@@ -173,6 +173,29 @@ def test_a_failed_gate_is_shown_and_makes_the_claims_inconclusive(here: Path) ->
     assert text.count("**inconclusive**") == 7
 
 
+@pytest.mark.slow
+def test_a_seed_that_failed_the_gate_is_left_out_when_three_others_passed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "test_report.SEEDS" if __name__ == "test_report" else f"{__name__}.SEEDS", (1, 2, 3, 4)
+    )
+    write_results(here / "results")
+    path = here / "results" / "runs.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["gate"] and record["seed"] == 3:
+            record["gate"][0]["value"] = 1.0
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    _, evidence = report.load_evidence(here / "results")
+    assert {seed for _, seed in evidence.samples} == {seed for _, seed in evidence.probes} == {1, 2, 4}
+    assert evidence.gate == {1: True, 2: True, 4: True}
+    report.render()
+    text = (here / "RESULTS.md").read_text()
+    assert "gate passed by 3 of 4 seeds (seed 3 did not: no RL, and only in the gate's table)" in text
+    assert re.search(r"\| T1 p_E .*0\.910 +\| 0\.910 +\| 1\.000 FAIL +\| 0\.910", text)
+
+
 def test_no_records_yet(here: Path) -> None:
     report.render()
     assert "No runs recorded yet: `make -C adactrl reproduce`" in (here / "RESULTS.md").read_text()
@@ -204,6 +227,35 @@ def test_every_arm_runs_for_every_seed_and_cold_starts_come_first() -> None:
                 (start.folder / "cold_start" / "model").relative_to(reproduce.HERE)
             )
     assert 0 not in reproduce.SEEDS  # seed 0 was used for tuning
+
+
+def test_seeds_that_fail_the_gate_are_replaced_and_get_no_rl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "HERE", tmp_path)
+    ran: list[tuple[str, int]] = []
+
+    def run_all(planned: list[reproduce.Job]) -> None:
+        ran.extend((job.arm.row, job.seed) for job in planned)
+        for job in planned:
+            if job.arm.row == "C":
+                value = 1.0 if job.seed in (2, 4) else 0.9
+                job.folder.mkdir(parents=True)
+                check = asdict(Check("T1 p_E", value, 0.80, 0.99))
+                (job.folder / "gate.json").write_text(json.dumps([check]))
+
+    monkeypatch.setattr(reproduce, "run_all", run_all)
+    reproduce.reproduce("small")
+    assert [seed for row, seed in ran if row == "C"] == [1, 2, 3, 4, 5]
+    assert [seed for row, seed in ran if row == "D"] == [1, 3, 5]
+    assert {seed for row, seed in ran if row in "BEFGH"} == {1, 3, 5}
+
+
+def test_too_few_seeds_that_pass_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "passed_gate", lambda scale, seed: seed == 2)
+    monkeypatch.setattr(reproduce, "run_all", lambda planned: None)
+    with pytest.raises(SystemExit, match=r"seeds \[2\] passed the gate, 3 are needed"):
+        reproduce.reproduce("small")
 
 
 def test_commands_can_be_pasted() -> None:
