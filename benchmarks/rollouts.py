@@ -5,21 +5,20 @@ prompts x 8. Both sides take turns in one process, on the same prompts, 64 token
 early; the small policy also with its natural ends. Prints `ratio: X` (the median of the rounds' ratios) and
 each side's peak memory above what the process held before.
 
-    python benchmarks/rollouts.py [--rounds 7] [--threads 2] [--pretrained]
+    python benchmarks/rollouts.py [--rounds 7] [--threads 2] [--pretrained] [--record] [--profile]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _records
 import torch
+from _memory import peak_mib
 from transformers import GenerationConfig
 
 from adactrl import chains
@@ -58,8 +57,11 @@ def stock_side(model: Any, prompts: list[list[int]], samples: int, stop_ids: lis
 SIDES = {"ours": our_side, "model.generate": stock_side}
 
 
-def compare(name: str, rounds: int, *inputs: Any) -> None:
+def compare(
+    row: str, name: str, options: argparse.Namespace, *inputs: Any, goal: float | None = None
+) -> None:
     """Alternates the two sides and prints tokens per second, their ratio and the peak memory."""
+    began, rounds = time.monotonic(), options.rounds
     speed: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(rounds + 1):  # the first turn warms up
         for side in list(SIDES)[:: 1 if turn % 2 else -1]:
@@ -78,24 +80,24 @@ def compare(name: str, rounds: int, *inputs: Any) -> None:
     )
     memory = {side: peak_mib(lambda run=run: run(*inputs)) for side, run in SIDES.items()}
     print("peak memory: " + ", ".join(f"{side} {mib:,.0f} MiB" for side, mib in memory.items()), flush=True)
+    if options.record:
+        title, wall_s = f"`rollouts.py`: {name} tokens", time.monotonic() - began
+        ours, stock = speed.values()
+        common: Any = {"threads": options.threads, "wall_s": wall_s, "goal": goal}
+        common["memory_mib"] = tuple(memory.values())
+        _records.save(f"rollouts/{row}", title, "tokens/s", ours, stock, ratios, **common)
 
 
-def peak_mib(run: Callable[[], Any]) -> float:
-    """Memory `run` needs above what was held before, MiB; nan where the kernel does not say."""
-    gc.collect()
-    if torch.cuda.is_available():
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    except (OSError, AttributeError):
-        return float("nan")
-    held = gpu.peak_memory_gib()
-    run()
-    return (gpu.peak_memory_gib() - held) * 2**10
+def profile(*inputs: Any) -> None:
+    """The operations that take most of our side's time, share of the total on one thread."""
+    torch.set_num_threads(1)
+    our_side(*inputs)
+    with torch.profiler.profile() as found:
+        our_side(*inputs)
+    events = sorted(found.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in events)
+    for event in events[:12]:
+        print(f"{event.self_cpu_time_total / total:5.0%}  {event.key}  ({event.count} calls)")
 
 
 def encode(tokenizer: Any, questions: list[list[dict[str, str]]]) -> list[list[int]]:
@@ -103,11 +105,13 @@ def encode(tokenizer: Any, questions: list[list[dict[str, str]]]) -> list[list[i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pretrained", action="store_true", help="also SmolLM2-135M (0.6 GB, minutes)")
     parser.add_argument("--policy", type=Path, default=SHIPPED, help="checkpoint of the small policy")
+    parser.add_argument("--record", action="store_true", help="append the figures to benchmarks/results")
+    parser.add_argument("--profile", action="store_true", help="only show where our side's time goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{gpu.hardware()}, {options.threads} threads")
@@ -115,12 +119,12 @@ def main() -> None:
     cfg = PRESETS["small"]
     model, tokenizer = load_policy(options.policy, cfg)
     asked = [messages(chain.question, cfg.data) for _, chain in chains.rl_problems(16, seed=0)]
-    prompts, never = (
-        encode(tokenizer, asked),
-        [len(tokenizer)],
-    )  # an id that cannot be sampled: TRL's own path
-    compare("small, 256 x 64", options.rounds, model, prompts, 16, never)
-    compare("small, 256 with natural ends", options.rounds, model, prompts, 16, [tokenizer.eos_token_id])
+    prompts, never = encode(tokenizer, asked), [len(tokenizer)]  # an id that cannot be sampled
+    ends = [tokenizer.eos_token_id]
+    if options.profile:
+        return profile(model, prompts, 16, never)
+    compare("small", "small model, 256 x 64", options, model, prompts, 16, never, goal=3.0)
+    compare("small-ends", "small model, 256 x up to 64", options, model, prompts, 16, ends)
     if options.pretrained:
         model, tokenizer = gpu.load_causal_lm(smollm2())
         model = model.to(gpu.device())
@@ -129,7 +133,8 @@ def main() -> None:
             [{"role": "user", "content": f"Ann has 12 {word} and gives 5 away. How many stay?"}]
             for word in words
         ]
-        compare("SmolLM2-135M, 32 x 64", options.rounds, model, encode(tokenizer, asked), 8, [len(tokenizer)])
+        inputs = model, encode(tokenizer, asked), 8, [len(tokenizer)]
+        compare("smollm2", "SmolLM2-135M, 4 prompts x 8 samples x 64", options, *inputs, goal=1.5)
 
 
 if __name__ == "__main__":
