@@ -1,0 +1,172 @@
+"""Run every row of RESULTS.md and render it: the arms of `arms.py` x tasks x seeds, then the claims.
+
+    python reproduce.py              # all rows, two one-thread workers; finished rows are skipped
+    python reproduce.py --dry-run    # the plan: every command, environment steps, and what is done already
+    python reproduce.py --tables     # only render the tables and figures from results/
+
+The held-out episodes, the seeds and the rules of `claims.py` are fixed; everything was tuned on seed 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from resip_assembly import evidence, result_tables, starts, taxonomy
+from resip_assembly.arms import HERE, SCALE, Job, jobs
+from resip_assembly.config import PRESETS
+from resip_assembly.env import task_named
+from resip_assembly.report import Results
+from shared import config, runs, tables
+
+RESULTS = HERE / "results"
+
+
+def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
+    """Run one script in a process of its own with one thread, resuming what is there; then record it."""
+    log = job.folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    resume = ["--run.resume"] if (job.folder / "config.json").exists() else []
+    started = time.monotonic()
+    if not job.done():
+        with log.open("ab") as out:
+            child = subprocess.Popen(
+                [sys.executable, f"{job.arm.script}.py", *job.options, *resume],
+                cwd=HERE,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # Ctrl-C reaches it once, from here
+            )
+            children.append(child)
+            while child.poll() is None:
+                lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+                status[job] = lines[-1][:90] if lines else "starting"
+                time.sleep(0.5)
+        status.pop(job, None)
+        if not job.done():
+            raise RuntimeError(f"{job.name} stopped with exit code {child.returncode}; see {log}")
+    record(job, time.monotonic() - started)
+
+
+def record(job: Job, wall_s: float) -> None:
+    """One line in results/runs.jsonl, and the outcomes of the episodes beside it."""
+    manifest = json.loads((job.folder / "manifest.json").read_text())
+    results, folder = Results(job.folder / "evaluations"), RESULTS
+    simulated = job
+    while simulated.arm.script != "train":
+        assert simulated.start is not None
+        simulated = simulated.start
+    sim = starts.start_config(simulated.folder).sim
+    judged = {}
+    for name, policy in job.arm.judged:
+        found = results[name]
+        judged[policy] = (found, taxonomy.phases(task_named(sim.task), sim.randomness, found))
+    episodes = Path("episodes") / f"{job.name}.csv.gz"
+    evidence.write_episodes(judged, folder / episodes)
+    moved = None
+    if job.arm.row == "resip":
+        moved = Path("corrections") / f"{job.name}.csv.gz"
+        (folder / moved).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job.folder / "corrections.csv.gz", folder / moved)
+    runs.append_record(
+        folder / "runs.jsonl",
+        row=job.row,
+        preset=SCALE,
+        scale=SCALE,
+        seed=job.seed,
+        config_hash=manifest["config_hash"],
+        wall_s=round(wall_s, 1),
+        n=len(next(iter(judged.values()))[0].success),
+        metrics=manifest["metrics"],
+        command=job.command,
+        task=job.task,
+        arm=job.arm.row,
+        trained=job.arm.trained,
+        episodes=str(episodes),
+        corrections=str(moved) if moved else None,
+    )
+
+
+def reproduce() -> None:
+    """All jobs on two workers, with a live line for each running one."""
+    records = tables.load_records(RESULTS / "runs.jsonl")
+    recorded = {(r["row"], r["seed"], r["config_hash"]) for r in records}
+    waiting = [
+        j for j in jobs() if (j.row, j.seed, config.config_hash(j.config)) not in recorded or not j.done()
+    ]
+    print(f"{len(waiting)} of {len(jobs())} runs to do; resume at any time with the same command")
+    status: dict[Job, str] = {}
+    children: list[subprocess.Popen[bytes]] = []
+    futures: dict[Job, Future[None]] = {}
+    finished, started = 0, time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        for job in waiting:  # starts come first, so no worker waits for a run that has none
+            before = futures.get(job.start) if job.start else None
+            futures[job] = pool.submit(_after, before, job, status, children)
+        try:
+            with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+                while not all(f.done() for f in futures.values()):
+                    done = [f for f in futures.values() if f.done() and not f.exception()]
+                    lines = [f"{len(done)}/{len(waiting)} runs, {time.monotonic() - started:.0f} s"]
+                    live.update("\n".join(lines + [f"{j.name}: {s}" for j, s in dict(status).items()]))
+                    if len(done) > finished:
+                        finished = len(done)
+                        print(lines[0], flush=True)
+                    time.sleep(0.5)
+        except KeyboardInterrupt:  # each child has saved its last iterations
+            for future in futures.values():
+                future.cancel()
+            for child in children:
+                child.send_signal(signal.SIGINT) if child.poll() is None else None
+            sys.exit("stopped. To go on: make -C resip_assembly reproduce")
+    if failures := [str(f.exception()) for f in futures.values() if f.exception()]:
+        sys.exit("\n".join(failures))
+
+
+def _after(
+    before: Future[None] | None, job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]
+) -> None:
+    """Wait for the run that this one starts from, then run."""
+    if before is not None and before.exception() is not None:
+        raise RuntimeError(f"{job.name} was not run: the run that it starts from failed")
+    run_job(job, status, children)
+
+
+def plan() -> None:
+    """Print every command, and what all of them need."""
+    todo = jobs()
+    for job in todo:
+        print(f"{job.name}{' (done)' if job.done() else ''}: {job.command}")
+    cfg = PRESETS[SCALE]
+    judged = sum(len(job.arm.judged) for job in todo)
+    print(
+        f"{len(todo)} runs, {sum(j.done() for j in todo)} done; "
+        f"{sum(job.env_steps for job in todo) / 1e6:,.1f} M environment steps of training, "
+        f"{judged} evaluations of {cfg.eval.episodes:,} episodes"
+    )
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if unknown := set(arguments) - {"--dry-run", "--tables"}:
+        sys.exit(f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables or neither")
+    if "--dry-run" in arguments:
+        return plan()
+    if "--tables" not in arguments:
+        reproduce()
+    result_tables.render()
+
+
+if __name__ == "__main__":
+    main()
