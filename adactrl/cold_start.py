@@ -56,8 +56,8 @@ def responses(problems: list[SftProblem], cfg: Config) -> list[str]:
 def build_problems(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cfg: Config, cache: Path
 ) -> list[SftProblem]:
-    """The cold-start problems. For real data the instruct model answers the easy ones first; answers go to
-    `cache`.
+    """The cold-start problems. For real data the instruct model answers the easy ones first (or, with
+    `sft.concise="solution"`, the worked solutions' last steps do); answers go to `cache`.
 
     The mix is 1:1 by construction: easy problems without a correct concise answer are dropped, then both
     kinds are cut to the smaller one's count, at most `sft.examples` in all. Both styles use the same list.
@@ -72,7 +72,9 @@ def build_problems(
     hard = [p for p in pool if (p.difficulty or 0) > cfg.data.difficulty_cut][:half]
     easy = [p for p in pool if (p.difficulty or 0) <= cfg.data.difficulty_cut]
     shorts: dict[str, str] = {}
-    for first in range(0, len(easy), 64):  # until enough are answered correctly
+    if cfg.sft.concise == "solution":  # its last step and the boxed answer
+        shorts = {p.id: "\n".join(str(p.solution).splitlines()[-2:]) for p in easy[:half]}
+    for first in range(0, len(easy) if cfg.sft.concise == "model" else 0, 64):  # until enough are correct
         batch = easy[first : first + 64]
         texts = _instruct_answers(model, tokenizer, [p.question for p in batch], cfg)
         graded = answers.grade_many(texts, [p.answer for p in batch])

@@ -52,6 +52,9 @@ class Sft:
 
     # "r1" is the baseline: no tags, the long answer for every one of the same problems.
     style: Literal["adactrl", "r1"] = "adactrl"
+    # Where [Easy] answers come from: the instruct model's own correct ones [NOTE], or the last step of the
+    # data set's worked solution (GSM8K only), for a model too weak to write enough correct ones.
+    concise: Literal["model", "solution"] = "model"
     steps: int = 480
     batch_size: int = 64
     micro_batch_size: int = 1
@@ -151,6 +154,10 @@ class Config:
             raise ValueError(
                 f"sft.micro_batch_size={self.sft.micro_batch_size} does not divide sft.batch_size="
                 f"{self.sft.batch_size}; {_divisors(self.sft.batch_size)} do"
+            )
+        if self.sft.concise == "solution" and self.data.task != "gsm8k":
+            raise ValueError(
+                f"sft.concise='solution' needs data.task='gsm8k' and its solutions, not {self.data.task!r}"
             )
         if algo.group_size < 2:
             raise ValueError(
@@ -306,7 +313,16 @@ _PRETRAINED = Config(
     preset="pretrained",
     model=Model(name="smollm2", precision="float32"),
     data=Data(task="gsm8k", rl_problems=7_473, difficulty_cut=2.0),
-    sft=Sft(steps=60, batch_size=16, micro_batch_size=8, warmup=3, examples=960, lr=2e-5, max_length=768),
+    sft=Sft(
+        concise="solution",
+        steps=60,
+        batch_size=16,
+        micro_batch_size=8,
+        warmup=3,
+        examples=960,
+        lr=2e-5,
+        max_length=768,
+    ),
     algo=Algo(
         group_size=8,
         prompts_per_generation=32,

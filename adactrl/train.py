@@ -1,4 +1,4 @@
-"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs: D1-D7, README.
+"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs: D1-D8, README.
 
 python train.py                            # small: a 0.26 M Llama, generated problems, two cores, minutes
 python train.py --preset pretrained        # SmolLM2-135M-Instruct, or --model.name HUB_ID, on GSM8K
@@ -94,7 +94,8 @@ def main(cfg: Config) -> None:
     if run.main:
         folder = os.path.relpath(run.dir)
         print(f"model:    {folder}/model")
-        print(f"try it:   python -m adactrl.generate {folder} --mode easy '3 1 4 1 : rev +2 swap'")
+        question = "3 1 4 1 : rev +2 swap" if cfg.data.task == "chains" else "What is 7 times 8?"
+        print(f"try it:   python -m adactrl.generate {folder} --mode easy '{question}'")
         print(f"evaluate: python -m adactrl.eval {folder}/model --preset {cfg.preset}")
     trainer.accelerator.end_training()  # closes the process group: without it gloo may abort at exit
 

@@ -142,6 +142,31 @@ def test_examples_bounds_the_mix(cfg: Config, tmp_path: Path, instruct: list[str
     assert len(problems) == 12
 
 
+def test_a_weak_model_gets_the_last_step_of_the_worked_solution(
+    cfg: Config, tmp_path: Path, instruct: list[str]
+) -> None:
+    rows = [
+        {
+            "question": f"{steps} steps, {i}?",
+            "answer": "".join(f"line {k} <<1+1=2>>2\n" for k in range(steps)) + f"#### {i}",
+        }
+        for i, steps in enumerate([1, 2, 3, 4] * 3)
+    ]
+    (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = replace(cfg.data, task="gsm8k", data_dir=str(tmp_path), difficulty_cut=2.0)
+    cfg = replace(cfg, data=data, sft=replace(cfg.sft, concise="solution", examples=8))
+    problems = build(cfg, tmp_path / "run" / "problems.jsonl")
+    assert not instruct  # nobody was asked
+    easy = [p for p in problems if p.difficulty <= 2]
+    assert len(easy) == len(problems) - len(easy) == 4
+    for p in easy:
+        assert p.short == f"line {p.difficulty - 1:g} 2\nThe answer is \\boxed{{{p.answer}}}."
+        assert p.long.endswith(p.short)
+    assert all(p.short is None for p in problems if p.difficulty > 2)
+    with pytest.raises(ValueError, match=r"sft\.concise='solution' needs data\.task='gsm8k'.*'chains'"):
+        replace(cfg, data=replace(data, task="chains"))
+
+
 def test_both_styles_train_on_the_same_problems(cfg: Config, tmp_path: Path, instruct: list[str]) -> None:
     cfg = real(cfg, deepmath(tmp_path, 20, 20), examples=10)
     ours = build(cfg, tmp_path / "ours.jsonl")

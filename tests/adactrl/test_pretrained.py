@@ -21,7 +21,7 @@ SIZES = {
     "sft.steps": 2, "sft.examples": 8, "sft.batch-size": 4, "sft.micro-batch-size": 2,
     "algo.steps": 2, "algo.group-size": 4, "algo.prompts-per-generation": 2, "algo.prompts-per-step": 2,
     "algo.updates-per-step": 2, "algo.micro-batch-size": 4, "algo.save-every": 1, "algo.filter": "none",
-    "algo.max-completion-tokens": 160, "algo.overlong-buffer": 26, "eval.problems": 2,
+    "algo.max-completion-tokens": 96, "algo.overlong-buffer": 16, "eval.problems": 2,
 }  # fmt: skip
 
 
