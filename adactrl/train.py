@@ -1,4 +1,4 @@
-"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs: D1-D8, README.
+"""Train AdaCtrl (arXiv 2505.18822): cold start, then difficulty-aware GRPO. Differs: D1-D9, README.
 
 python train.py                            # small: a 0.26 M Llama, generated problems, two cores, minutes
 python train.py --preset pretrained        # SmolLM2-135M-Instruct, or --model.name HUB_ID, on GSM8K

@@ -166,8 +166,8 @@ _TASKS = {
 }
 _PAPER = replace(_TASKS["one_leg"], preset="paper")
 
-# What two cores need (measured in the table of trials, README): a 0.23 M-parameter denoiser that predicts the
-# clean chunk, autoreset on success, residuals in metres and radians, small iterations.
+# What two cores need, from throw-away trials and not yet measured with this code: a 0.23 M-parameter denoiser
+# that predicts the clean chunk, autoreset on success, residuals in metres and radians, small iterations.
 _SMALL = Config(
     preset="small",
     sim=Simulation(task="peg_in_hole", robot="floating", num_envs=128),

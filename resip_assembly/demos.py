@@ -14,7 +14,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from resip_assembly import rotations
 from resip_assembly.env import make_vector
 from resip_assembly.env.vector import ARM_ACTION_DIM, ARM_STATE_DIM, AssemblyVectorEnv
+from resip_assembly.evaluation import Agent
 from resip_assembly.experts import ScriptedExpert
 from resip_assembly.progress import Progress
 from shared import checkpoint
 from shared.seeding import derive_seed
 
+Episode = tuple[NDArray[np.float32], NDArray[np.float32]]  # observations (L, D) and actions (L, A)
 HOLD_STEPS = 8  # recorded after success: without them a chunked policy drifts away when it misses (§7.1)
 Robot = Literal["floating", "panda"]
 Randomness = Literal["low", "med", "high"]
@@ -55,7 +57,7 @@ class Demonstrations:
     """Successful episodes: raw observations (L, D) and actions (L, A) each, float32."""
 
     card: Card
-    episodes: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    episodes: list[Episode]
 
     @property
     def observations(self) -> NDArray[np.float32]:
@@ -94,7 +96,7 @@ def record(
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1; the paper has 50 per task")
     env = make_vector(task, num_envs, randomness, threads=threads, robot=robot, autoreset="disabled")
-    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    found: list[Episode] = []
     attempts = 0
     with Progress("demonstrations", episodes) as progress:
         while len(found) < episodes:
@@ -103,7 +105,8 @@ def record(
                     f"{len(found)} of {attempts} attempts at {task} succeeded; is it solvable?"
                 )
             round_seed = derive_seed(seed, "demonstrations", attempts) % 2**31
-            found += _round(env, round_seed)
+            played = play(env, ExpertAgent(env, round_seed), round_seed)
+            found += [episode for episode in played if episode is not None]
             attempts += num_envs
             progress.show(min(len(found), episodes), f"{attempts} attempts")
     env.close()
@@ -114,24 +117,25 @@ def record(
     return Demonstrations(Card(task, randomness, robot, action_mode, seed, episodes, attempts, steps), kept)
 
 
-def _round(env: Any, seed: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """One attempt per environment; the successful ones, cut some steps after success."""
-    obs, info = env.reset(seed=seed)
-    expert = ScriptedExpert(env, seed)
-    history: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    since = np.full(env.num_envs, -1)  # steps since success
-    failed = np.zeros(env.num_envs, dtype=bool)
-    last = np.zeros(env.num_envs, dtype=int)
+def play(env: AssemblyVectorEnv, agent: Agent, seed: int) -> list[Episode | None]:
+    """An episode per environment, HOLD_STEPS beyond success; None for a failed one. What is kept of a step is
+    the action, or the agent's `labels`."""
+    n = env.num_envs
+    obs, _ = env.reset(seed=seed)
+    agent.reset(np.ones(n, bool))
+    history: list[Episode] = []
+    since, last = np.full(n, -1), np.zeros(n, int)  # steps since success; length of the episode to keep
+    failed = np.zeros(n, bool)
     while not (failed | (since >= HOLD_STEPS)).all():
-        actions = expert.act(obs, info)
-        history.append((obs, actions))
-        obs, _, terminated, truncated, info = env.step(actions)
+        actions = agent.act(obs)
+        history.append((obs, getattr(agent, "labels", actions)))
+        obs, _, terminated, truncated, _ = env.step(actions)
         since[since >= 0] += 1
         since[(since < 0) & terminated & ~failed] = 0
         failed |= truncated & (since < 0)
         last[since == HOLD_STEPS] = len(history)
     states, acts = (np.stack([step[k] for step in history], axis=1) for k in (0, 1))
-    return [(states[i, : last[i]], acts[i, : last[i]]) for i in np.flatnonzero(~failed)]
+    return [None if failed[i] else (states[i, : last[i]], acts[i, : last[i]]) for i in range(n)]
 
 
 def as_delta(obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resip_assembly import students
+from resip_assembly import demos, students
 from resip_assembly.config import Simulation
 from resip_assembly.demos import HOLD_STEPS
 from resip_assembly.env.vector import AssemblyVectorEnv
@@ -141,7 +141,7 @@ def _write_shard(
     """One round: roll out every environment once, keep at most `most` successes, render them."""
     seed %= 2**31
     torch.manual_seed(seed)  # of the teacher's sampler
-    played = students.play(env, _WithPoses(env, agent), seed)
+    played = demos.play(env, _WithPoses(env, agent), seed)
     kept = [episode for episode in played if episode is not None][:most]
     arrays: dict[str, NDArray] = {"lengths": np.array([len(obs) for obs, _ in kept], np.int64)}
     if kept:
@@ -159,7 +159,7 @@ def _write_shard(
 
 
 class _WithPoses:
-    """The teacher, with the worlds' poses beside its actions in what `students.play` keeps."""
+    """The teacher, with the worlds' poses beside its actions in what `demos.play` keeps."""
 
     def __init__(self, env: AssemblyVectorEnv, agent: Agent) -> None:
         self.env, self.agent = env, agent

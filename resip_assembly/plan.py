@@ -16,8 +16,6 @@ from resip_assembly.residual_policy import build_residual
 
 EXPECTED_TIME = {
     "smoke": "under a minute",
-    "small": "up to 15 minutes on two cores",
-    "paper": "days on one GPU and many cores (sheet: 48 h limit)",
 }
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from resip_assembly import behaviour_cloning, checkpoints, demos
 from resip_assembly.behaviour_cloning import CloneConfig
 from resip_assembly.checkpoints import Identity
-from resip_assembly.demos import HOLD_STEPS, Card, Demonstrations
+from resip_assembly.demos import Card, Demonstrations, Episode, play
 from resip_assembly.diffusion_policy import ChunkAgent, ChunkPolicy
 from resip_assembly.env.vector import AssemblyVectorEnv
 from resip_assembly.evaluation import Agent
@@ -21,7 +20,6 @@ from resip_assembly.residual_policy import ResidualAgent
 from shared import checkpoint
 from shared.seeding import derive_seed
 
-Episode = tuple[NDArray[np.float32], NDArray[np.float32]]  # raw obs (L, D) and actions (L, A)
 PATIENCE = 20  # attempts per wanted episode before a policy counts as hopeless
 BETA_START, BETA_STEP, BETA_FLOOR = 0.95, 0.1, 0.5  # §2.9; the first two rounds are the teacher's alone
 BETA_LOWERED_ABOVE = 0.8  # of the first round's success
@@ -55,27 +53,6 @@ def as_demonstrations(
     """With a card that says where they come from."""
     made = (env.task.name, env.randomness, env.robot, env.action_mode, seed, len(episodes), attempts)
     return Demonstrations(Card(*made, sum(len(obs) for obs, _ in episodes), f"rollouts: {what}"), episodes)
-
-
-def play(env: AssemblyVectorEnv, agent: Agent, seed: int) -> list[Episode | None]:
-    """An episode per environment, HOLD_STEPS beyond success; None for a failed one. What is kept of a step is
-    the action, or the agent's `labels`."""
-    n = env.num_envs
-    obs, _ = env.reset(seed=seed)
-    agent.reset(np.ones(n, bool))
-    history: list[Episode] = []
-    since, last = np.full(n, -1), np.zeros(n, int)  # steps since success; length of the episode to keep
-    failed = np.zeros(n, bool)
-    while not (failed | (since >= HOLD_STEPS)).all():
-        actions = agent.act(obs)
-        history.append((obs, getattr(agent, "labels", actions)))
-        obs, _, terminated, truncated, _ = env.step(actions)
-        since[since >= 0] += 1
-        since[(since < 0) & terminated & ~failed] = 0
-        failed |= truncated & (since < 0)
-        last[since == HOLD_STEPS] = len(history)
-    states, acts = (np.stack([step[k] for step in history], axis=1) for k in (0, 1))
-    return [None if failed[i] else (states[i, : last[i]], acts[i, : last[i]]) for i in range(n)]
 
 
 class Labeller:

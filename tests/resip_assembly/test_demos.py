@@ -107,7 +107,7 @@ def test_no_episodes_is_an_error() -> None:
 
 
 def test_an_expert_that_fails_ends_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demos, "_round", lambda env, seed: [])
+    monkeypatch.setattr(demos, "play", lambda env, agent, seed: [None] * env.num_envs)
     with pytest.raises(RuntimeError, match="0 of 80 attempts at peg_in_hole succeeded"):
         demos.record("peg_in_hole", 4, num_envs=16, threads=1)
 

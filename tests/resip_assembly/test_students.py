@@ -30,7 +30,7 @@ def reach(toy):
 
 def test_an_episode_is_kept_with_its_hold_steps_or_not_at_all(toy, reach) -> None:
     agent = ChunkAgent(toy.BiasedBase(0.047), 16)  # close to the 5 cm that count
-    found = students.play(reach, agent, seed=3)
+    found = demos.play(reach, agent, seed=3)
     assert 0 < sum(e is None for e in found) < 16 or all(e is not None for e in found)
     for episode in found:
         if episode is None:
