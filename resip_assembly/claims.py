@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from resip_assembly.arms import residual_config
 from resip_assembly.corrections import BINS_MM, median
 from resip_assembly.evidence import Evidence
 from shared import stats
@@ -155,21 +156,18 @@ def _against_reranking(e: Evidence, task: str) -> Verdict:
 def _saturation(e: Evidence, task: str) -> Verdict:
     """Confirmed: the last slope per decade is below 5 points, and 5,000 demonstrations stay below ResiP.
     Refuted: they do not."""
-    sizes = [n for n in (50, 200, 1000, 5000) if e.seeds(task, demos_policy(n))]
-    rates = [rate(e, task, demos_policy(n)) for n in sizes]
-    short = difference(e, task, "resip", demos_policy(sizes[-1]))
+    cloned = {residual_config(task).demos.episodes: "dp"}
+    cloned |= {n: f"student_demos_{n}" for n in (200, 1000, 5000)}
+    sizes = [n for n in sorted(cloned) if e.seeds(task, cloned[n])]
+    rates = [rate(e, task, cloned[n]) for n in sizes]
+    short = difference(e, task, "resip", cloned[sizes[-1]])
     slope = float(np.diff(rates)[-1] / np.diff(np.log10(sizes))[-1])
     confirmed = sizes[-1] >= 5000 and slope < SLOPE and short.low > 0
     statement = "cloning saturates with data below ResiP"
     found = (short, Statistic("last slope per decade", slope))
     found += tuple(Statistic(f"{n} demos", r) for n, r in zip(sizes, rates, strict=True))
-    needs = ("resip", demos_policy(sizes[-1]))
+    needs = ("resip", cloned[sizes[-1]])
     return _verdict(e, task, "6", statement, found, confirmed, short.estimate <= 0, needs)
-
-
-def demos_policy(episodes: int) -> str:
-    """The policy cloned from so many scripted demonstrations."""
-    return "dp" if episodes == 50 else f"student_demos_{episodes}"
 
 
 def _dagger(e: Evidence, task: str) -> Verdict:

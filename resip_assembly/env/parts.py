@@ -137,6 +137,9 @@ def peg(body: mujoco.MjsBody) -> None:
     r = 0.001
     corners = [(sx * (x - r), sy * (y - r)) for sx in (-1, 1) for sy in (-1, 1)]
     spigot(body, corners, r, (0, z))
+    # between the edges, or the peg would sink astride a wall that is thinner than it is wide
+    bar = {"fromto": [r - x, 0, r, x - r, 0, r], "conaffinity": FIXTURE}
+    spigot(body, [(0, 0)], r, (0, z), **bar)
 
 
 def peg_hole(body: mujoco.MjsBody) -> None:

@@ -34,7 +34,7 @@ def test_runs_come_after_those_they_start_from() -> None:
 
 
 def test_rewarded_arms_have_equal_environment_steps() -> None:
-    steps = {}
+    steps: dict[str, int] = {}
     for arm in ARMS:
         for task in arm.tasks if arm.trained else ():
             one = Job(arm, task, 1)
@@ -46,8 +46,9 @@ def test_rewarded_arms_have_equal_environment_steps() -> None:
             else:
                 steps[one.name] = cfg.sim.num_envs * cfg.ppo.rollout_steps * cfg.ppo.iterations
             assert steps[one.name] == one.env_steps
-    assert len(set(steps.values())) == 1
-    assert len(steps) >= 12
+    for task in arms.TASKS:
+        assert len({n for name, n in steps.items() if name.startswith(task)}) == 1
+    assert len(steps) >= 9
 
 
 def test_arms_differ_from_resip_in_what_their_name_says() -> None:

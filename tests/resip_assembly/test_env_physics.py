@@ -115,6 +115,23 @@ def test_a_misaligned_peg_stays_out(offset_m: float, yaw: float) -> None:
     assert lowest > 0.009 - 0.0015
 
 
+@pytest.mark.parametrize("offset_m", [0.007, 0.009, 0.011, 0.0125])
+def test_a_peg_does_not_sink_astride_a_wall(offset_m: float) -> None:
+    """The wall is 4.4 mm thin, the peg 16 mm wide: pressed down upright, it rests on the wall's top."""
+    env = make_vector("peg_in_hole", 1, "low", threads=1)
+    env.reset(seed=3)
+    scene, sim = env.scene, env.simulator
+    hole, data = scene.task.part_index("hole"), sim.data[0]
+    away = np.concatenate([[0.3, -0.4, 0.5], _rot6d(sim.ee_quat[0, 0]), [-1]])[None]
+    data.mocap_quat[scene.part_mocap[hole]] = [1, 0, 0, 0]
+    data.qpos[:] = _with_pose(scene, data, sim.part_pos[0, hole] + [offset_m, 0, 0.0091], [1, 0, 0, 0])
+    data.xfrc_applied[scene.part_body[0], 2] = -1
+    for _ in range(10):
+        env.step(away)
+        upright = 1 - 2 * (sim.part_quat[0, 0, 1:3] ** 2).sum() > 0.985  # cosine of 10 degrees
+        assert not (upright and sim.part_pos[0, 0, 2] < 0.007)
+
+
 def _with_pose(scene, data: mujoco.MjData, position, quat) -> np.ndarray:
     qpos, start = data.qpos.copy(), int(scene.part_qpos[scene.part_qpos >= 0][0])
     qpos[start : start + 7] = [*position, *quat]

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from resip_assembly.env.tasks import TASKS
-from resip_assembly.relative_features import UNIT_M, UNIT_RAD, RelativePoses
+from resip_assembly.relative_features import FINE, UNIT_M, UNIT_RAD, RelativePoses
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -15,11 +15,11 @@ def test_offset_and_rotation_from_the_nearest_reference(name: str) -> None:
     task = TASKS[name]
     features = RelativePoses(task)
     pairs = list(dict.fromkeys((goal.first, goal.second) for goal in task.goals))
-    assert features.size == 6 * len(pairs)
+    assert features.size == 12 * len(pairs)
     rng = np.random.default_rng(0)
     n, start = 5, 16 * task.arms
     obs = rng.normal(size=(n, start + 7 * len(task.parts))).astype(np.float32)
-    expected = np.zeros((n, features.size))
+    expected = np.zeros((n, 6 * len(pairs)))
     for i, row in enumerate(obs):
         for part in range(len(task.parts)):
             row[start + 7 * part + 3 : start + 7 * part + 7] = Rotation.random(rng=rng).as_quat()
@@ -32,4 +32,5 @@ def test_offset_and_rotation_from_the_nearest_reference(name: str) -> None:
             row[to : to + 3] = row[at : at + 3] + base.apply(offset + position)
             row[to + 3 : to + 7] = (base * turn * Rotation.from_rotvec(rotvec)).as_quat()
             expected[i, 6 * k : 6 * k + 6] = [*offset / UNIT_M, *turn.as_rotvec() / UNIT_RAD]
-    np.testing.assert_allclose(features(obs), expected, atol=1e-3)
+    both = np.concatenate([expected, FINE * expected], axis=1)
+    np.testing.assert_allclose(features(obs), both, atol=5e-3)
