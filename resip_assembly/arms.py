@@ -78,9 +78,13 @@ def _student(data: str, episodes: int, start: str, updates: int | None = None, r
     return Arm(row, "imitation", options, (("student", row),), start)
 
 
+def _on_peg(row: str, options: tuple[str, ...]) -> Arm:
+    """An ablation of ResiP on one task."""
+    return Arm(row, "train", options, (("residual", row),), "dp", row, PEG)
+
+
+# In the order in which they run: a start before what starts from it, the main rows before the ablations.
 ARMS = (
-    Arm("mlp_s", "train", MLP_S, (("base", "mlp_s"),)),
-    Arm("mlp_c", "train", MLP_C, (("base", "mlp_c"),)),
     Arm(
         "dp",
         "train",
@@ -88,17 +92,14 @@ ARMS = (
         (("expert", "expert"), ("base", "dp"), *SHORTER),
     ),
     Arm("resip", "train", (), (("residual", "resip"),), "dp", "resip"),
-    Arm("resip_plain", "train", ("--no-features",), (("residual", "resip_plain"),), "dp", "resip_plain", PEG),
-    Arm(
-        "resip_held",
-        "train",
-        ("--ppo.hold-residual",),
-        (("residual", "resip_held"),),
-        "dp",
-        "resip_held",
-        PEG,
-    ),
+    Arm("mlp_c", "train", MLP_C, (("base", "mlp_c"),)),
+    Arm("mlp_s", "train", MLP_S, (("base", "mlp_s"),)),
     Arm("mlp_c_ppo", "baseline", ("--kind", "mlp_ppo"), (("mlp_ppo", "mlp_c_ppo"),), "mlp_c", "mlp_c_ppo"),
+    _student("residual", 200, "resip"),
+    _student("demos", 200, "dp", row="student_demos_200"),
+    _student("base", 200, "dp"),
+    _on_peg("resip_held", ("--ppo.hold-residual",)),
+    _on_peg("resip_plain", ("--no-features",)),
     Arm("dppo", "baseline", ("--kind", "dppo"), (("dppo", "dppo"),), "dp", "dppo", PEG),
     Arm("rerank", "baseline", ("--kind", "rerank"), (("rerank", "rerank"),), "dp", "rerank", PEG),
     Arm(
@@ -109,9 +110,6 @@ ARMS = (
         trained="resip_med",
         tasks=PEG,
     ),
-    _student("demos", 200, "dp", row="student_demos_200"),
-    _student("base", 200, "dp"),
-    _student("residual", 200, "resip"),
     replace(_student("demos", 1000, "dp", 6000, "student_demos_1000"), tasks=PEG),
     replace(_student("demos", 5000, "dp", 6000, "student_demos_5000"), tasks=PEG),
     replace(_student("dagger", 200, "resip", row="dagger"), tasks=PEG),
@@ -144,11 +142,6 @@ class Job:
         if self.arm.start is None:
             return None
         return replace(self, arm=next(arm for arm in ARMS if arm.row == self.arm.start))
-
-    @property
-    def depth(self) -> int:
-        """Runs to wait for, one after the other."""
-        return 0 if self.start is None else 1 + self.start.depth
 
     @property
     def options(self) -> list[str]:
@@ -195,6 +188,5 @@ def residual_config(task: str) -> Config:
 
 
 def jobs() -> list[Job]:
-    """Those that others wait for come first."""
-    found = [Job(arm, task, seed) for seed in SEEDS for arm in ARMS for task in arm.tasks]
-    return sorted(found, key=lambda job: job.depth)
+    """All runs, arm by arm."""
+    return [Job(arm, task, seed) for arm in ARMS for seed in SEEDS for task in arm.tasks]

@@ -261,12 +261,12 @@ def baseline_preset(cfg: Config) -> BaselineConfig:
 
 
 def small_baseline_preset(cfg: Config, minibatch: int) -> BaselineConfig:
-    """What two cores need: small batches, no dropout noise in the update, larger steps."""
+    """What two cores need: small batches, no dropout noise in the update, larger steps. MLP-C + PPO takes
+    smaller ones: at σ = e^-4 and 1e-4 one update of the small network is a KL runaway."""
     found = baseline_preset(cfg)
-    options = {"critic_lr": 1e-3, "minibatch_size": minibatch}
     return replace(
         found,
-        mlp_ppo=replace(found.mlp_ppo, **options, dropout_in_update=False),
+        mlp_ppo=replace(found.mlp_ppo, lr=1e-5, critic_lr=1e-3, dropout_in_update=False),
         dppo=replace(found.dppo, lr=1e-4, minibatch_size=4 * minibatch, critic_width=256),
         rerank=replace(found.rerank, lr=1e-3, width=256, minibatch_size=minibatch),
     )
