@@ -19,7 +19,7 @@ from shared import config
 HERE = Path(__file__).resolve().parent
 SCALE = "small"  # the preset of every arm; a paper-sized row is one command of train.py
 SEEDS = (1, 2, 3)
-# train.py's options for each task. Sizes and lengths of the cloning are such that seed 0's base is at 30 to 70 %.
+# train.py's options for each task: demonstrations and updates that put the base of seed 0 at 30 to 70 %.
 TASKS: dict[str, tuple[str, ...]] = {
     "peg_in_hole": (),
     "one_leg": ("--demos.episodes", "50", "--clone.updates", "2500", "--ppo.iterations", "80"),

@@ -74,13 +74,14 @@ def test_shared_is_this_repository() -> None:
 
 @pytest.mark.parametrize("folder", PACKAGES)
 def test_no_module_shadows_stdlib_or_dependency(folder: str) -> None:
-    """A script's folder comes first on the path: adactrl/datasets.py would replace Hugging Face's."""
+    """A script's folder comes first on the path: adactrl/datasets.py would replace Hugging Face's. What lies
+    deeper (tool_env_rl/commands/inspect.py) is not on it."""
     taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
     taken |= {requirement.replace("-", "_") for requirement in requirement_names()}
     taken |= {"evaluate", "tokenizers", "vllm", "deepspeed", "wandb", "trackio", "torchvision"}
-    modules = {p.stem for p in python_files(folder)} - {"__init__", "__main__"}
-    folders = {part for p in python_files(folder) for part in p.relative_to(REPO / folder).parts[:-1]}
-    assert not (modules | folders) & (taken - set(PACKAGES))
+    paths = [p.relative_to(REPO / folder).parts for p in python_files(folder)]
+    first = {Path(parts[0]).stem for parts in paths} - {"__init__", "__main__"}
+    assert not first & (taken - set(PACKAGES))
 
 
 @pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "tests"])
