@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
-from resip_assembly import evidence, result_tables, starts, taxonomy
-from resip_assembly.arms import HERE, SCALE, Job, jobs
+from resip_assembly import evidence, result_tables, starts, taxonomy, videos
+from resip_assembly.arms import HERE, SCALE, SEEDS, Job, jobs
 from resip_assembly.config import PRESETS
 from resip_assembly.env import task_named
 from resip_assembly.report import Results
@@ -79,6 +80,8 @@ def record(job: Job, wall_s: float) -> None:
         moved = Path("corrections") / f"{job.name}.csv.gz"
         (folder / moved).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job.folder / "corrections.csv.gz", folder / moved)
+        if job.seed == SEEDS[0]:
+            film(job, results)
     runs.append_record(
         folder / "runs.jsonl",
         row=job.row,
@@ -96,6 +99,17 @@ def record(job: Job, wall_s: float) -> None:
         episodes=str(episodes),
         corrections=str(moved) if moved else None,
     )
+
+
+def film(job: Job, results: Results) -> None:
+    """figures/<task>.gif: an episode that the base fails and the residual solves."""
+    assert job.start is not None
+    cfg = replace(starts.start_config(job.folder), start=str(job.start.folder))
+    agent = starts.start_residual(job.folder, cfg, 1)
+    videos.before_and_after(cfg, agent.base, agent.residual, agent.extra, results, job.folder)
+    if (made := job.folder / "before_after.gif").exists():
+        (HERE / "figures").mkdir(exist_ok=True)
+        shutil.copyfile(made, HERE / "figures" / f"{job.task}.gif")
 
 
 def reproduce() -> None:

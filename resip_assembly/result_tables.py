@@ -109,6 +109,21 @@ def claims_table(verdicts: list[Verdict], short: bool = False) -> str:
     return tables.markdown([*headers, *([] if short else ["n, seeds"]), "verdict"], rows)
 
 
+def headline(e: Evidence, verdicts: list[Verdict]) -> str:
+    """For the root README: base against ResiP, and every verdict."""
+    parts = []
+    for task in e.tasks():
+        won = [e.success(task, policy, e.seeds(task, policy)) for policy in ("dp", "resip")]
+        before, after = (percent(int(w.sum()), w.size) for w in won if w.size)
+        parts.append(f"{task} {before} -> {after}")
+    words = ", ".join(f"{v.claim} {v.verdict} ({v.task})" for v in verdicts)
+    seeds = len({seed for _, _, seed in e.episodes})
+    return (
+        f"ResiP at small scale ({seeds} seeds), success of the frozen diffusion policy -> with the residual, "
+        f"per cent with 95 % interval: {'; '.join(parts)}. Claims: {words}."
+    )
+
+
 def runs_table(records: list[dict[str, Any]]) -> str:
     rows = [
         [f"`{r['row']}`", r["seed"], r["scale"], r["n"], r["wall_s"], r["commit"][:10], f"`{r['command']}`"]
@@ -216,4 +231,5 @@ def render(here: Path = HERE) -> None:
     write_text_atomic(here / "RESULTS.md", text)
     block = f"{arms_table(found)}\n\n{claims_table(verdicts, short=True)}"
     tables.replace_block(here / "README.md", "results", block)
+    tables.replace_block(here.parent / "README.md", "resip-headline", headline(found, verdicts))
     result_figures.draw_results(records, found, here / "figures")

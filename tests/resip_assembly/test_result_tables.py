@@ -68,6 +68,8 @@ def write_results(here: Path, dirty: bool = False) -> None:
     (here / "results" / "runs.jsonl").write_text("\n".join(lines) + "\n")
     shutil.copy(PAPER, here / "results" / "paper.csv")
     (here / "README.md").write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    root = "<!-- resip-headline:begin -->\nold\n<!-- resip-headline:end -->\n"
+    (here.parent / "README.md").write_text(root)
 
 
 def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
@@ -96,6 +98,9 @@ def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
     assert "**confirmed**" not in text
     runs = [(task, seed) for arm in ARMS if arm.row in ROWS for task in arm.tasks for seed in (1, 2)]
     assert text.count("cd resip_assembly && python") == len(runs) > 2 * len(ROWS)
+    root = (tmp_path / "README.md").read_text()
+    before = result_tables.percent(int(sum(evaluation(0.5, seed).success.sum() for seed in (1, 2))), 120)
+    assert f"peg_in_hole {before} -> {result_tables.percent(int(won), 120)}" in root
     readme = contents[0]["README.md"].decode()
     assert readme.startswith("before\n<!-- results:begin -->\n| method")
     assert readme.endswith("<!-- results:end -->\nafter\n")
