@@ -133,7 +133,10 @@ def test_advice_keeps_to_the_papers_numbers() -> None:
         assert number in ADVICE["weak"]
 
 
-def test_the_script_end_to_end(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_end_to_end(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_told", set())  # earlier tests have been told already
     out = tmp_path / "out"
     words = [str(folder), "caesar", "--samples", "16", "--problems", "12", "--out", str(out)]
     measure.main(words)
