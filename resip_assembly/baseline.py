@@ -52,8 +52,7 @@ def main(cfg: BaselineConfig) -> None:
     torch.manual_seed(seeding.derive_seed(cfg.run.seed, cfg.kind))
     learner = build(cfg, base).to(gpu.device())
     cfg = starts.named(cfg, cfg.kind)
-    run = runs.start(cfg, package="resip_assembly")
-    print(starts.resume_line(run, "baseline"), flush=True)
+    run = runs.start(cfg, "resip_assembly", "baseline")
 
     # ---- 2 seeds
     seeding.seed_everything(cfg.run.seed)

@@ -114,7 +114,7 @@ def main(cfg: DistillConfig) -> None:
     start = starts.start_config(cfg.start)
     name = cfg.run.name or f"{cfg.preset}-distilled-{cfg.teacher}-seed{cfg.run.seed}"
     cfg = replace(cfg, run=replace(cfg.run, name=name))
-    run = runs.start(cfg, package="resip_assembly")
+    run = runs.start(cfg, "resip_assembly", "distill")
 
     # ---- 2 seeds
     seeding.seed_everything(cfg.run.seed)

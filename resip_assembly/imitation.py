@@ -82,8 +82,7 @@ def main(cfg: ImitationConfig) -> None:
     if cfg.data in ("residual", "dagger"):
         starts.start_residual(cfg.start, start, 1)  # refuses before anything is written
     cfg = starts.named(cfg, f"{cfg.data}-{cfg.episodes}")
-    run = runs.start(cfg, package="resip_assembly")
-    print(starts.resume_line(run, "imitation"), flush=True)
+    run = runs.start(cfg, "resip_assembly", "imitation")
 
     # ---- 2 seeds
     seeding.seed_everything(cfg.run.seed)

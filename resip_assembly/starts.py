@@ -17,7 +17,6 @@ from resip_assembly.report import Results
 from resip_assembly.residual_policy import ResidualAgent, load_residual
 from shared import checkpoint, gpu
 from shared.config import ConfigError, from_dict
-from shared.runs import Run
 
 Started = TypeVar("Started", BaselineConfig, ImitationConfig)
 
@@ -67,11 +66,6 @@ def named(cfg: Started, what: str) -> Started:
     """`cfg` with a run folder of its own by default: ``<preset>-<what>-seed<seed>``."""
     name = cfg.run.name or f"{cfg.preset}-{what}-seed{cfg.run.seed}"
     return replace(cfg, run=replace(cfg.run, name=name))
-
-
-def resume_line(run: Run, script: str) -> str:
-    """The frame's line names train.py, whatever the script is."""
-    return f"here that is {run.resume_command().replace('.train ', f'.{script} ')}"
 
 
 def executing(policy: ChunkPolicy, steps: int) -> ChunkPolicy:

@@ -44,13 +44,14 @@ class RunConfig:
     trackers: tuple[Tracker, ...] = ("tensorboard",)  # metrics.jsonl is always written
 
 
-def start(cfg: Any, package: str) -> Run:
-    """Open the run folder of `cfg`: new, resumed (the config must match) or emptied; refusals exit with 2."""
+def start(cfg: Any, package: str, script: str = "train") -> Run:
+    """Open the run folder of `cfg`: new, resumed (the config must match) or emptied; refusals exit with 2.
+    `script` of the package is what the printed command resumes."""
     settings: RunConfig = cfg.run
     name = settings.name or f"{cfg.preset}-seed{settings.seed}"
     folder = Path(settings.output_dir or ROOT / package / "runs" / name)
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
-        return Run(folder, cfg, package, resumed=settings.resume, main=False)
+        return Run(folder, cfg, package, script, resumed=settings.resume, main=False)
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
             refuse(f"tracker {tracker} is not installed: pip install {tracker}, or change --run.trackers")
@@ -65,7 +66,7 @@ def start(cfg: Any, package: str) -> Run:
     suffix = f".{nth}" if nth else ""
     checkpoint.write_json_atomic(folder / f"environment{suffix}.json", environment())
     checkpoint.write_text_atomic(folder / f"code{suffix}.diff", _git("diff", "HEAD"))
-    run = Run(folder, cfg, package, resumed=resumed, main=True)
+    run = Run(folder, cfg, package, script, resumed=resumed, main=True)
     print(f"run folder: {os.path.relpath(folder)} (preset {cfg.preset}, {'resumed' if resumed else 'new'})")
     print(f"to resume:  {run.resume_command()}", flush=True)
     return run
@@ -102,8 +103,11 @@ def _resumes(folder: Path, cfg: Any) -> bool:
 class Run:
     """An open run folder; made by `start`. Under accelerate only the main process writes."""
 
-    def __init__(self, folder: Path, cfg: Any, package: str, *, resumed: bool, main: bool) -> None:
-        self.dir, self.cfg, self.package, self.resumed, self.main = folder, cfg, package, resumed, main
+    def __init__(
+        self, folder: Path, cfg: Any, package: str, script: str, *, resumed: bool, main: bool
+    ) -> None:
+        self.dir, self.cfg, self.resumed, self.main = folder, cfg, resumed, main
+        self.package, self.script = package, script
         self._trackers: list[tuple[Any, Any]] | None = None  # (log(values, step), close())
         self._purge_step: int | None = None
 
@@ -141,7 +145,7 @@ class Run:
         """The shell command that goes on with this run."""
         launch = "python -m" if _world() == 1 else "accelerate launch --config_file <the same file> -m"
         folder = os.path.relpath(self.dir)
-        words = [f"{self.package}.train", "--config", f"{folder}/config.json", "--run.resume"]
+        words = [f"{self.package}.{self.script}", "--config", f"{folder}/config.json", "--run.resume"]
         words += ["--run.output-dir", folder] if self.cfg.run.output_dir else []
         return f"{launch} {shlex.join(words)}"
 

@@ -66,7 +66,7 @@ def test_a_student_of_demonstrations(start: Path, tmp_path: Path, capsys: pytest
     first = imitation.demos.load(start / "demonstrations")
     assert not np.array_equal(lessons.observations[:5], first.observations[:5])  # fresh ones
     text = capsys.readouterr().out
-    assert "here that is python -m resip_assembly.imitation --config " in text
+    assert "to resume:  python -m resip_assembly.imitation --config " in text
     (tmp_path / "student" / "manifest.json").unlink()
     again = imitate(tmp_path / "student", *options, "--run.resume")
     assert "demonstrations 4/4" not in capsys.readouterr().out

@@ -187,6 +187,7 @@ def test_the_resume_command_resumes(root, monkeypatch):
     again = config.parse(Config, {"small": Config()}, args=words[3:])
     assert again == with_run(cfg, resume=True)
     assert runs.start(again, "paper").resumed
+    assert runs.start(again, "paper", "baseline").resume_command().startswith("python -m paper.baseline ")
 
 
 def test_overwrite_empties_a_run_folder(root):
