@@ -6,13 +6,14 @@ Inputs, all committed: what `evidence.py` lists, and results/paper.csv. The same
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resip_assembly import claims, evidence, result_figures
-from resip_assembly.arms import POLICIES
+from resip_assembly.arms import POLICIES, jobs
 from resip_assembly.claims import Statistic, Verdict
 from resip_assembly.corrections import BINS_MM, median
 from resip_assembly.evidence import Evidence
@@ -109,6 +110,14 @@ def claims_table(verdicts: list[Verdict], short: bool = False) -> str:
     return tables.markdown([*headers, *([] if short else ["n, seeds"]), "verdict"], rows)
 
 
+def missing_rows(records: list[dict[str, Any]]) -> str:
+    """Which rows of the plan have no or too few runs; empty if all have."""
+    recorded = {(r["row"], r["seed"]) for r in records}
+    found = Counter(f"`{job.arm.row}`" for job in jobs() if (job.row, job.seed) not in recorded)
+    rows = ", ".join(f"{row} ({count} runs)" for row, count in found.items())
+    return f"Not recorded yet: {rows}." if rows else ""
+
+
 def headline(e: Evidence, verdicts: list[Verdict]) -> str:
     """For the root README: base against ResiP, and every verdict."""
     parts = []
@@ -165,6 +174,8 @@ Rules fixed beforehand in `claims.py`.
 
 {claims}
 
+{missing}
+
 ## Methods
 
 ![Success per method and task](figures/success.png)
@@ -220,6 +231,7 @@ def render(here: Path = HERE) -> None:
         scale=records[0]["scale"],
         hardware=", ".join(sorted({r["hardware"] for r in records})),
         claims=claims_table(verdicts),
+        missing=missing_rows(records),
         arms=arms_table(found),
         differences=differences_table(found),
         taxonomy=taxonomy_table(found),
@@ -229,7 +241,7 @@ def render(here: Path = HERE) -> None:
         runs=runs_table(records),
     )
     write_text_atomic(here / "RESULTS.md", text)
-    block = f"{arms_table(found)}\n\n{claims_table(verdicts, short=True)}"
+    block = f"{arms_table(found)}\n\n{claims_table(verdicts, short=True)}\n\n{missing_rows(records)}"
     tables.replace_block(here / "README.md", "results", block)
     tables.replace_block(here.parent / "README.md", "resip-headline", headline(found, verdicts))
     result_figures.draw_results(records, found, here / "figures")

@@ -118,7 +118,9 @@ class MlpPPO(Learner):
         with torch.no_grad():
             executed = data["chunks"][:, : self.base.execute]
             logratio = self.distribution(data["obs"]).log_prob(executed).sum((-1, -2)) - data["logprobs"]
-            kl = 0.5 * logratio.square().mean().item()  # without exp(): over 80 dimensions one outlier explodes
+            kl = (
+                0.5 * logratio.square().mean().item()
+            )  # without exp(): over 80 dimensions one outlier explodes
         if not kl <= algo.collapse_kl:
             raise Collapse(f"KL {kl:.3g} in one update exceeds collapse_kl={algo.collapse_kl}")
         return {

@@ -101,6 +101,8 @@ def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
     root = (tmp_path / "README.md").read_text()
     before = result_tables.percent(int(sum(evaluation(0.5, seed).success.sum() for seed in (1, 2))), 120)
     assert f"peg_in_hole {before} -> {result_tables.percent(int(won), 120)}" in root
+    assert "Not recorded yet: `dp` (2 runs)" in text  # seed 3
+    assert "`dagger` (3 runs)" in text
     readme = contents[0]["README.md"].decode()
     assert readme.startswith("before\n<!-- results:begin -->\n| method")
     assert readme.endswith("<!-- results:end -->\nafter\n")
