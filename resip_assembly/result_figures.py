@@ -109,10 +109,11 @@ def learning_curves(records: list[dict[str, Any]], evidence: Evidence) -> Figure
                 continue
             label, color = BARS[policy]
             values = np.array([[curve[step] for step in steps] for curve in curves])
+            thousands = [step / 1000 for step in steps]
             for one in values:
-                axis.plot(steps, one, color=color, lw=0.8, alpha=0.45)
-            axis.plot(steps, values.mean(axis=0), color=color, lw=2.2, label=label.replace("\n", " "))
-        axis.set(title=task, xlabel="environment steps", ylabel="success rate", ylim=(0, 1.03))
+                axis.plot(thousands, one, color=color, lw=0.8, alpha=0.45)
+            axis.plot(thousands, values.mean(axis=0), color=color, lw=2.2, label=label.replace("\n", " "))
+        axis.set(title=task, xlabel="thousand environment steps", ylabel="success rate", ylim=(0, 1.03))
         if axis.lines:
             axis.legend(fontsize=8)
     return figure
