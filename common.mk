@@ -60,11 +60,16 @@ lint: setup  ## ruff and pyright (1 min)
 train: setup  ## train.py with your ARGS, as "--preset pretrained" (small: up to 10 min)
 	@$(PY) train.py $(ARGS)
 
+ifneq ($(wildcard reproduce.py),)
 reproduce: setup  ## every row of RESULTS.md at small scale, 3 seeds, resumable (up to 60 min)
 	@$(PY) reproduce.py $(ARGS)
 
 tables: setup  ## render RESULTS.md and the README's blocks from results/ (seconds)
 	@$(PY) reproduce.py --tables
+else
+reproduce tables: setup
+	@echo "$(PAPER) has no reproduce.py yet, so nothing to $@"
+endif
 
 bench: setup  ## benchmarks/*.py: ours against stock, interleaved (about 10 min)
 	@$(MAKE) -C .. bench

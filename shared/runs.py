@@ -47,6 +47,9 @@ class RunConfig:
 def start(cfg: Any, package: str, script: str = "train") -> Run:
     """Open the run folder of `cfg`: new, resumed (the config must match) or emptied; refusals exit with 2.
     `script` of the package is what the printed command resumes."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every trainer it builds
     settings: RunConfig = cfg.run
     name = settings.name or f"{cfg.preset}-seed{settings.seed}"
     folder = Path(settings.output_dir or ROOT / package / "runs" / name)

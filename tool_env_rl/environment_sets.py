@@ -1,0 +1,123 @@
+"""The environments of a run: built once per settings and seed, kept in the cache folder, or read from files.
+
+train, dev and test come from disjoint seeds. chains is OOD-1 (5 to 6 hops, compositions of relations that no
+other set has), and OOD-2 is made of the test set by `name_noise.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shared import checkpoint
+from shared.pretrained import cache_root
+from shared.seeding import derive_seed
+from tool_env_rl.build_env.backends import DeterministicBackend
+from tool_env_rl.build_env.decompose import Hops
+from tool_env_rl.build_env.pipeline import BuildSettings, build
+from tool_env_rl.config import TOY, Config
+from tool_env_rl.records import Environment, EnvRecord, read_environments, read_records
+from tool_env_rl.sandbox import Sandbox
+
+Progress = Callable[[str, float], None]  # (stage, done in [0, 1])
+CHAIN_HOPS = Hops(5, 6, unseen=True)
+FORMAT = 1  # raise it when the pipeline builds other environments for the same settings
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Records to train on and to test on; `gold` where they were built, else empty."""
+
+    train: list[EnvRecord]
+    test: list[EnvRecord]
+    train_gold: list[Environment]
+    dev_gold: list[Environment]
+    test_gold: list[Environment]
+    chains_gold: list[Environment]
+
+
+def settings(cfg: Config) -> dict[str, BuildSettings]:
+    """What is built for each set; the test sets do not depend on the run's seed."""
+    train_seed = derive_seed(cfg.run.seed, "train") % 2**31
+    wanted = {
+        "train": (
+            None
+            if cfg.data.train_file
+            else BuildSettings(cfg.data.train, seed=train_seed, levels=cfg.data.levels)
+        ),
+        "dev": BuildSettings(cfg.data.dev, seed=1) if cfg.data.dev and cfg.model.name == TOY else None,
+        "test": (
+            BuildSettings(cfg.data.test, seed=2, split="test")
+            if cfg.data.test and not cfg.data.test_file
+            else None
+        ),
+        "chains": (
+            BuildSettings(cfg.eval.chains, seed=3, split="test", scenarios=("multi_hop",), hops=CHAIN_HOPS)
+            if cfg.eval.chains
+            else None
+        ),
+    }
+    return {name: found for name, found in wanted.items() if found is not None}
+
+
+def load(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> Sets:
+    """All sets of a run.
+
+    Raises:
+        ValueError: a file without a usable row.
+    """
+    built = {name: _built(wanted, name, sandbox, on_progress) for name, wanted in settings(cfg).items()}
+    gold = [built.get(name, []) for name in ("train", "dev", "test", "chains")]
+    train = [env.record for env in gold[0]]
+    if cfg.data.train_file:
+        train = _read(cfg.data.train_file, cfg.data.train)
+    test = [env.record for env in gold[2]]
+    if cfg.data.test_file:
+        test = _read(cfg.data.test_file, cfg.data.test)
+    return Sets(train, test, *gold)
+
+
+def _built(wanted: BuildSettings, name: str, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:
+    text = json.dumps([FORMAT, asdict(wanted)], sort_keys=True)
+    folder = cache_root() / "tool_env_rl" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if checkpoint.problem(folder) is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Built aside and then moved: runs that start together do not write into one folder.
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+
+        def tell(done: int, total: int) -> None:
+            on_progress(f"building {name} environments", done / total)
+
+        try:
+            build(wanted, part, DeterministicBackend(), sandbox, on_progress=tell)
+            checkpoint.mark_complete(part)
+            if checkpoint.problem(folder) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return read_environments(folder)
+
+
+def _read(path: str, count: int) -> list[EnvRecord]:
+    records, problems = read_records(Path(path).expanduser(), on_problem=lambda p: print(f"skipped: {p}"))
+    if not records:
+        raise ValueError(
+            f"{path} has no usable row ({len(problems)} malformed); give the authors' JSONL format"
+        )
+    return records[:count]
+
+
+def describe(cfg: Config) -> dict[str, str]:
+    """Set name → where it comes from; for --dry-run."""
+    found = {name: f"{wanted.n} built, levels {wanted.levels}" for name, wanted in settings(cfg).items()}
+    if cfg.data.train_file:
+        found["train"] = f"{cfg.data.train_file}, at most {cfg.data.train}"
+    if cfg.data.test_file:
+        found["test"] = f"{cfg.data.test_file}, at most {cfg.data.test}"
+    return found
