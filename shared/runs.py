@@ -107,7 +107,7 @@ class Run:
     """An open run folder; made by `start`. Under accelerate only the main process writes."""
 
     def __init__(
-        self, folder: Path, cfg: Any, package: str, script: str, *, resumed: bool, main: bool
+        self, folder: Path, cfg: Any, package: str, script: str = "train", *, resumed: bool, main: bool
     ) -> None:
         self.dir, self.cfg, self.resumed, self.main = folder, cfg, resumed, main
         self.package, self.script = package, script
