@@ -272,7 +272,7 @@ def plan() -> None:
     done = sum(job.done() for job in grid)
     print(
         f"{len(bases)} base models and {len(grid)} RL runs, {done} of them done; about "
-        f"{minutes(len(bases) * BASE_S + len(grid) * RUN_S):.0f} minutes on {WORKERS} workers "
+        f"{minutes(len(bases) * BASE_S + len(grid) * RUN_S):.0f} minutes on {WORKERS} workers, guessed "
         f"(--dose: {dose_response.RUNS} more runs, {minutes(dose_response.RUNS * DIAL_RUN_S):.0f} minutes)"
     )
 

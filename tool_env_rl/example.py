@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tool_env_rl.commands.inspect import _show, _transcript
+from tool_env_rl.commands.inspect import show, transcript
 from tool_env_rl.records import Environment
 from tool_env_rl.sandbox import Sandbox
 
@@ -13,5 +13,5 @@ def show_example(environments: Sequence[Environment], sandbox: Sandbox) -> None:
     """Show the first multi-hop environment, or the first of all."""
     chains = [env for env in environments if env.record.scenario == "multi_hop"]
     env = (chains or list(environments))[0]
-    _show(env.record, f"{env.id}, level L{env.level}")
-    _transcript(env, sandbox)
+    show(env.record, f"{env.id}, level L{env.level}")
+    transcript(env, sandbox)

@@ -7,7 +7,6 @@ from tool_env_rl.config import TOY, Config
 
 EXPECTED_TIME = {
     "smoke": "about a minute",
-    "small": "at most 10 minutes on two idle cores, 5 of them for the base model, which is kept",
     "pretrained": "not measured here",
     "paper": "not measured here: the authors used 8 GPUs",
 }

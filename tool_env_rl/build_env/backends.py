@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class DeterministicBackend:
         return _STAGES[stage].write(payload)
 
 
-class _ModelBackend:
+class _ModelBackend(ABC):
     """Asks a chat model, reads JSON, and asks again with what was wrong."""
 
     rounds = 3  # of a stage, each with up to `attempts` answers
@@ -61,8 +62,9 @@ class _ModelBackend:
             ]
         raise Rejected([("format", f"{stage}: {self.attempts} answers, the last: {problem}")])
 
+    @abstractmethod
     def complete(self, messages: list[Message], attempt: int) -> str:
-        raise NotImplementedError
+        """The model's answer, as text."""
 
 
 def read_object(text: str, schema: Json) -> tuple[Json | None, str]:

@@ -62,8 +62,8 @@ def _folder(args: argparse.Namespace) -> int:
     env = environments[choose([env.id for env in environments], args.env)]
     _summary([env.record for env in environments])
     with Sandbox(2, unsafe_exec=args.unsafe_exec) as sandbox:
-        _show(env.record, f"{env.id}, level L{env.level}")
-        _transcript(env, sandbox)
+        show(env.record, f"{env.id}, level L{env.level}")
+        transcript(env, sandbox)
         if args.no_validate:
             return 0
         found: list[list[Finding]] = []
@@ -84,7 +84,7 @@ def _file(args: argparse.Namespace) -> int:
     names = [str(row) for row in range(len(records))]
     record = records[choose(names, args.env)]
     _summary(records)
-    _show(record, f"row {args.env}")
+    show(record, f"row {args.env}")
     for name, answers in record.unsolved_set.items():
         OUT.print(Panel(escape(record.codes.get(name, "no code")), title=escape(f"{name} → {answers}")))
     OUT.print("A record alone holds no gold calls; what running them would show is not checked here.")
@@ -118,7 +118,7 @@ def _summary(records: Sequence[EnvRecord]) -> None:
     OUT.print(table)
 
 
-def _show(record: EnvRecord, title: str) -> None:
+def show(record: EnvRecord, title: str) -> None:
     shape = f"{record.scenario}, {record.split}, {title}"
     OUT.print(Panel(escape(f"{record.question}\n→ {record.answer}"), title=escape(shape)))
     table = Table("tool", "parameters (required first, marked *)", "sub-answers")
@@ -133,7 +133,7 @@ def _show(record: EnvRecord, title: str) -> None:
     OUT.print(table)
 
 
-def _transcript(env: Environment, sandbox: Sandbox) -> None:
+def transcript(env: Environment, sandbox: Sandbox) -> None:
     OUT.print("gold transcript", style="bold")
     for step in env.steps:
         result = sandbox.call(env.record.codes[step.tool], step.tool, step.arguments)
