@@ -44,9 +44,11 @@ def lessons(cfg: ImitationConfig, start: Config, run: Run) -> Demonstrations:
             )
         else:
             env = pipeline.environments(start, start.eval.num_envs)
-            agent: Agent = starts.start_residual(cfg.start, start, env.num_envs)
+            agent: Agent
             if cfg.data == "base":
                 agent = ChunkAgent(starts.start_base(cfg.start, start), env.num_envs)
+            else:
+                agent = starts.start_residual(cfg.start, start, env.num_envs)
             found = students.record(env, agent, cfg.data, cfg.episodes, seed)
             env.close()
         demos.save(found, folder)

@@ -16,6 +16,7 @@ from resip_assembly.residual_policy import build_residual
 
 EXPECTED_TIME = {
     "smoke": "under a minute",
+    "small": "about 5 minutes on two idle cores",
 }
 
 

@@ -91,11 +91,12 @@ def test_a_start_that_does_not_fit_is_refused(start: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["residual", "dagger"])
+@pytest.mark.parametrize("data", ["residual", "base", "dagger"])
 def test_a_student_of_a_teacher(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
 ) -> None:
-    """With the scripted expert in the residual's place, which at this size never succeeds."""
+    """With the scripted expert in the teacher's place, which at this size never succeeds; the run has no
+    residual, which the base's rollouts do not need."""
     make, made = imitation.pipeline.environments, []
 
     def remember(*arguments: Any) -> Any:
@@ -112,10 +113,16 @@ def test_a_student_of_a_teacher(
             return self.expert.act(obs)
 
     monkeypatch.setattr(imitation.pipeline, "environments", remember)
-    monkeypatch.setattr(starts, "start_residual", lambda *_: Teacher())
+    if data == "base":
+        agent = imitation.ChunkAgent
+        monkeypatch.setattr(
+            imitation, "ChunkAgent", lambda p, n: Teacher() if len(made) == 1 else agent(p, n)
+        )
+    else:
+        monkeypatch.setattr(starts, "start_residual", lambda *_: Teacher())
     options = ("--data", data, "--start", str(start), "--updates", "10", "--episodes", "4")
     assert imitate(tmp_path / data, *options)["student/episodes"] == 8
-    where = "demonstrations" if data == "residual" else "student/labelled-1"
+    where = "student/labelled-1" if data == "dagger" else "demonstrations"
     lessons = imitation.demos.load(tmp_path / data / where)
     assert len(lessons.episodes) >= 4
     assert lessons.card.task == "peg_in_hole"
