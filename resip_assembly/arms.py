@@ -14,6 +14,7 @@ from resip_assembly.config import (
     Config,
     ImitationConfig,
 )
+from resip_assembly.distill_config import DISTILL_PRESETS, DistillConfig
 from shared import config
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +33,7 @@ class Arm:
     """One training run per task and seed, and the policies that it judges."""
 
     row: str
-    script: Literal["train", "baseline", "imitation"]
+    script: Literal["train", "baseline", "imitation", "distill"]
     options: tuple[str, ...]
     judged: tuple[tuple[str, str], ...]  # (evaluation of the run, policy)
     start: str | None = None  # the arm whose run it starts from
@@ -66,6 +67,11 @@ POLICIES = {  # titles, in the tables' order
     "student_base": "student of 200 base rollouts",
     "student_residual": "student of 200 ResiP rollouts",
     "dagger": "DAgger, 200 episodes, ResiP teaches",
+    "vision_residual_50": "student that sees, 50 ResiP rollouts",
+    "vision_residual_100": "student that sees, 100 ResiP rollouts",
+    "vision_residual_200": "student that sees, 200 ResiP rollouts",
+    "vision_demos_200": "student that sees, 200 demonstrations",
+    "vision_base_200": "student that sees, 200 base rollouts",
     "dp_med": "DP, initial spread doubled",
     "resip_med": "ResiP, initial spread doubled",
 }
@@ -76,6 +82,13 @@ def _student(data: str, episodes: int, start: str, updates: int | None = None, r
     options = ("--data", data, "--episodes", str(episodes))
     options += ("--updates", str(updates)) if updates else ()
     return Arm(row, "imitation", options, (("student", row),), start)
+
+
+def _seeing(row: str, teacher: str, start: str, *episodes: int) -> Arm:
+    """Students of rendered rollouts, judged on the episodes of every other policy."""
+    options = ("--teacher", teacher, "--episodes", *map(str, episodes), "--eval.episodes", "256")
+    judged = tuple((f"student-{n}", f"{row}_{n}") for n in episodes)
+    return Arm(row, "distill", options, judged, start, tasks=PEG)
 
 
 def _on_peg(row: str, options: tuple[str, ...]) -> Arm:
@@ -113,6 +126,9 @@ ARMS = (
     replace(_student("demos", 1000, "dp", 6000, "student_demos_1000"), tasks=PEG),
     replace(_student("demos", 5000, "dp", 6000, "student_demos_5000"), tasks=PEG),
     replace(_student("dagger", 200, "resip", row="dagger"), tasks=PEG),
+    _seeing("vision_residual", "residual", "resip", 50, 100, 200),
+    _seeing("vision_demos", "expert", "resip", 200),
+    _seeing("vision_base", "base", "resip", 200),
 )
 
 
@@ -162,12 +178,14 @@ class Job:
         return " ".join([f"cd resip_assembly && python {self.arm.script}.py", *self.options])
 
     @property
-    def config(self) -> Config | BaselineConfig | ImitationConfig:
+    def config(self) -> Config | BaselineConfig | ImitationConfig | DistillConfig:
         """What the script will run; an option that it does not know ends the process."""
         if self.arm.script == "train":
             return config.parse(Config, PRESETS, args=self.options)
         if self.arm.script == "baseline":
             return config.parse(BaselineConfig, BASELINE_PRESETS, args=self.options)
+        if self.arm.script == "distill":
+            return config.parse(DistillConfig, DISTILL_PRESETS, args=self.options)
         return config.parse(ImitationConfig, IMITATION_PRESETS, args=self.options)
 
     @property

@@ -12,7 +12,7 @@ and a bootstrap resample draws episodes, all seeds of one together.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -180,11 +180,20 @@ def _dagger(e: Evidence, task: str) -> Verdict:
 
 def _source(e: Evidence, task: str) -> Verdict:
     """Confirmed: ResiP > demos > BC rollouts, of equal numbers. Refuted: the order is broken."""
-    needs = ("student_residual", "student_demos_200", "student_base")
-    pairs = [difference(e, task, a, b) for a, b in itertools.pairwise(needs)]
     statement = "rollouts of ResiP teach better than demonstrations, those better than the base's rollouts"
+    return _order(e, task, "8, 9", statement, RULES[_source])
+
+
+def _source_seeing(e: Evidence, task: str) -> Verdict:
+    """The same rule for students that see; the paper's numbers (73, 50, 23 to 32 %) are theirs."""
+    statement = "the same for students that see"
+    return _order(e, task, "8, 9 images", statement, RULES[_source_seeing])
+
+
+def _order(e: Evidence, task: str, claim: str, statement: str, needs: tuple[str, ...]) -> Verdict:
+    pairs = [difference(e, task, a, b) for a, b in itertools.pairwise(needs)]
     confirmed, refuted = all(d.low > 0 for d in pairs), any(d.estimate <= 0 for d in pairs)
-    return _verdict(e, task, "8, 9", statement, pairs, confirmed, refuted, needs)
+    return _verdict(e, task, claim, statement, pairs, confirmed, refuted, needs)
 
 
 def _closed_loop(e: Evidence, task: str) -> Verdict:
@@ -241,7 +250,7 @@ def _randomness(e: Evidence, task: str) -> Verdict:
     return _verdict(e, task, "14", statement, (fall, *gains), confirmed, fall.high < NONE, needs)
 
 
-RULES = {
+RULES: dict[Callable[[Evidence, str], Verdict], tuple[str, ...]] = {
     _chunks: ("mlp_c", "mlp_s"),
     _gain: ("resip", "dp"),
     _against_fine_tuning: ("resip", "mlp_c_ppo"),
@@ -249,6 +258,7 @@ RULES = {
     _saturation: ("dp", "resip", "student_demos_200"),
     _dagger: ("dagger", "dp", "resip"),
     _source: ("student_residual", "student_demos_200", "student_base"),
+    _source_seeing: ("vision_residual_200", "vision_demos_200", "vision_base_200"),
     _closed_loop: ("resip", "resip_held"),
     _small_and_local: ("resip",),
     _randomness: ("resip", "dp", "resip_med", "dp_med"),

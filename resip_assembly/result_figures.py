@@ -29,6 +29,16 @@ BARS = {
     "resip": ("ResiP", "#0072B2"),
 }
 LEARNERS = ("mlp_c_ppo", "dppo", "rerank", "resip_held", "resip_plain", "resip")
+# lessons -> policy, of each kind of student; without a number of lessons in its name: 200
+TAUGHT = {
+    "state, demonstrations": ("student_demos_200", "student_demos_1000", "student_demos_5000"),
+    "state, ResiP rollouts": ("student_residual",),
+    "state, base rollouts": ("student_base",),
+    "images, ResiP rollouts": ("vision_residual_50", "vision_residual_100", "vision_residual_200"),
+    "images, demonstrations": ("vision_demos_200",),
+    "images, base rollouts": ("vision_base_200",),
+}
+TEACHERS = {"demonstrations": "#4d4d4d", "ResiP rollouts": "#0072B2", "base rollouts": "#E69F00"}
 PHASE_COLORS = {
     SUCCESS: "#009E73",
     "inserted, not screwed": "#56B4E9",
@@ -52,13 +62,14 @@ def house_style() -> Iterator[None]:
 
 
 def draw_results(records: list[dict[str, Any]], evidence: Evidence, out: Path) -> list[Path]:
-    """Write success.png, curves.png and taxonomy.png to the folder `out`; returns the files."""
+    """Write success.png, curves.png, taxonomy.png and students.png to the folder `out`; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
     with house_style():
         drawn = {
             "success.png": success_bars(evidence),
             "curves.png": learning_curves(records, evidence),
             "taxonomy.png": lost_episodes(evidence),
+            "students.png": students(evidence),
         }
         for name, figure in drawn.items():
             figure.savefig(out / name, dpi=150, metadata={"Software": None})
@@ -116,6 +127,37 @@ def learning_curves(records: list[dict[str, Any]], evidence: Evidence) -> Figure
         axis.set(title=task, xlabel="thousand environment steps", ylabel="success rate", ylim=(0, 1.03))
         if axis.lines:
             axis.legend(fontsize=8)
+    return figure
+
+
+def students(evidence: Evidence) -> Figure:
+    """Success of students over the number of episodes that they learned from, by teacher and by what they
+    see."""
+    tasks = evidence.tasks()
+    figure = Figure(figsize=(4.6 * len(tasks), 3.6), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for label, policies in TAUGHT.items():
+            shown = [policy for policy in policies if evidence.seeds(task, policy)]
+            if not shown:
+                continue
+            sees, teacher = label.split(", ")
+            won = [evidence.success(task, policy, evidence.seeds(task, policy)) for policy in shown]
+            lessons = [int((policy.rpartition("_")[2]) if policy[-1].isdigit() else 200) for policy in shown]
+            rates = np.array([w.mean() for w in won])
+            low, high = np.array([stats.wilson(int(w.sum()), w.size) for w in won]).T
+            line = {"ls": "-" if sees == "state" else ":", "marker": "o" if sees == "state" else "s", "ms": 5}
+            bars = np.abs([rates - low, high - rates])
+            axis.errorbar(lessons, rates, bars, color=TEACHERS[teacher], label=label, capsize=2, **line)
+        if evidence.seeds(task, "resip"):
+            teacher_rate = evidence.success(task, "resip", evidence.seeds(task, "resip")).mean()
+            axis.axhline(
+                teacher_rate, color=TEACHERS["ResiP rollouts"], lw=0.8, ls="--", label="ResiP itself"
+            )
+        axis.set(
+            title=task, xscale="log", xlabel="episodes learned from", ylabel="success rate", ylim=(0, 1.03)
+        )
+        if axis.lines:
+            axis.legend(fontsize=7)
     return figure
 
 

@@ -166,7 +166,8 @@ every policy of a task; rates pool the training seeds and have Wilson 95 % inter
 over episodes and have bootstrap intervals.
 
 Limits: scripted, not human, demonstrations; a floating gripper instead of a Panda; boxes and capsules instead
-of meshes with threads; 10^5 to 10^6 environment steps instead of 10^8 to 10^9; no vision in these rows.
+of meshes with threads; 10^5 to 10^6 environment steps instead of 10^8 to 10^9; students that see are judged
+in the renderer that taught them.
 
 ## Claims
 
@@ -187,6 +188,10 @@ Rules fixed beforehand in `claims.py`.
 ![Success over environment steps](figures/curves.png)
 
 Points: mean action (of the baselines: the mean or the sampler), on selection episodes of their own.
+
+## Students
+
+![Success over the number of lessons](figures/students.png)
 
 ## Differences, seed by seed
 

@@ -160,6 +160,8 @@ def test_dagger(dagger: float, expected: str) -> None:
 def test_source_of_the_lessons(residual: float, base: float, expected: str) -> None:
     rates = {"student_residual": residual, "student_demos_200": 0.7, "student_base": base}
     assert word("8, 9", **rates) == expected
+    seen = {"vision_residual_200": residual, "vision_demos_200": 0.7, "vision_base_200": base}
+    assert word("8, 9 images", **seen) == expected
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
         files = [here / "RESULTS.md", here / "README.md", *sorted((here / "figures").iterdir())]
         contents.append({path.name: path.read_bytes() for path in files})
     assert contents[0] == contents[1]
-    figures = {"success.png", "curves.png", "taxonomy.png"}
+    figures = {"success.png", "curves.png", "taxonomy.png", "students.png"}
     assert set(contents[0]) == {"RESULTS.md", "README.md", *figures}
     for name in figures:
         assert contents[0][name].startswith(b"\x89PNG")
