@@ -88,7 +88,7 @@ class World:
 
 WORLDS: dict[WorldName, World] = {
     "one": World("perm", "perm_transfer", "caesar", weak_share=0.25),  # §7.2
-    "two": World("shift", "shift_transfer", "rearrange", weak_share=0.15),
+    "two": World("shift", "shift_transfer", "rearrange", weak_share=0.175),
 }
 
 

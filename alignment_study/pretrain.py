@@ -57,7 +57,7 @@ class Settings:
     world: WorldName = "one"
     seed: int = 0
     weak_share: float | None = None  # of the text from the weak family; None: the world's own
-    steps: int = 900
+    steps: int = 1200
     batch_size: int = 128
     lr: float = 3e-3
     hidden: int = 64

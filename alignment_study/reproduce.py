@@ -39,7 +39,7 @@ DOSE = RESULTS / "dose"
 WORKERS = 2
 GATE_NOT_MET = 2  # exit code of pretrain.py
 # Seconds on one thread of the machine that the results were made on; only for the plan.
-BASE_S, RUN_S, DIAL_RUN_S = 150, 60, 40
+BASE_S, RUN_S, DIAL_RUN_S = 100, 30, 20
 Task = Base | Job
 
 
@@ -272,7 +272,7 @@ def plan() -> None:
     done = sum(job.done() for job in grid)
     print(
         f"{len(bases)} base models and {len(grid)} RL runs, {done} of them done; about "
-        f"{minutes(len(bases) * BASE_S + len(grid) * RUN_S):.0f} minutes on {WORKERS} workers, guessed "
+        f"{minutes(len(bases) * BASE_S + len(grid) * RUN_S):.0f} minutes on {WORKERS} workers "
         f"(--dose: {dose_response.RUNS} more runs, {minutes(dose_response.RUNS * DIAL_RUN_S):.0f} minutes)"
     )
 
