@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignment_study import claims, dose_response, evidence, interaction, result_figures
+from alignment_study.arms import TITLES
 from alignment_study.claims import Verdict
+from alignment_study.interaction import Interaction
 from alignment_study.resampling import World
 from alignment_study.result_tables import (
     accuracy_table,
@@ -19,6 +21,7 @@ from alignment_study.result_tables import (
     form_table,
     gates_table,
     interaction_table,
+    number,
     paper_tables,
     ratio_table,
     recovery_table,
@@ -177,7 +180,23 @@ def render(here: Path = HERE) -> None:
     write_text_atomic(here / "RESULTS.md", text)
     block = f"{interaction_table(crossed, pooled_only=True)}\n\n{claims_table(verdicts, short=True)}"
     tables.replace_block(here / "README.md", "results", block)
+    tables.replace_block(here.parent / "README.md", "alignment-headline", headline(verdicts, crossed))
     result_figures.draw_results(worlds, levels, bins, here / "figures")
+
+
+def headline(verdicts: list[Verdict], crossed: list[Interaction]) -> str:
+    """For the root README: gain recovery of all tricks, aligned against weak, and the verdicts."""
+    pooled = [
+        f"world {i.world} {number(i.aligned)} against {number(i.weak)}"
+        for i in crossed
+        if i.variant not in TITLES
+    ]
+    words = ", ".join(f"{v.claim} {v.verdict} ({v.world})" for v in verdicts)
+    return (
+        "Mirage or Method? at small scale: the share of ground truth's gain that RL shortcuts reach on the "
+        "family that the base model knows, against the one that it hardly knows (95 % intervals; world two "
+        f"swaps the families): {'; '.join(pooled)}. Claims: {words}."
+    )
 
 
 def world_section(w: World) -> str:

@@ -121,7 +121,8 @@ class World:
         """(items, RESAMPLES): how often each item is drawn."""
         if (role, items) not in self._weights:
             rng = np.random.default_rng(derive_seed("resampling", self.stream, role))
-            self._weights[role, items] = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES).T * 1.0
+            drawn = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES)
+            self._weights[role, items] = drawn.T.astype(np.float64)
         return self._weights[role, items]
 
     def accuracy(

@@ -151,7 +151,11 @@ def thesis(worlds: list[World]) -> Figure:
                 if w.has(v, trained):
                     x = centre + SPREAD * (i - (len(LOOKS) - 1) / 2)
                     _point(axis, x, w.gains(v, trained, role), look, marker)
-        axis.set(title=f"world {w.name}", xlabel="pass@16 of the base model", xlim=(-0.02, 1.28))
+        axis.set(
+            title=f"world {w.name}",
+            xlabel="pass@16 of the base model (the points of a cell are spread sideways)",
+            xlim=(-0.02, 1.28),
+        )
         axis.set_xticks(np.arange(0, 1.01, 0.2))
     low, high = figure.axes[0].get_ylim()
     figure.axes[0].set_ylim(low - 0.18 * (high - low), high)

@@ -37,6 +37,8 @@ def write(study: SimpleNamespace, here: Path, dial: bool = True) -> None:
     results.mkdir(parents=True)
     shutil.copy(PAPER, results / "paper.csv")
     (here / "README.md").write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    root = "<!-- alignment-headline:begin -->\nold\n<!-- alignment-headline:end -->\n"
+    (here.parent / "README.md").write_text(root)
     e = study.world(**RATES)
     e.runs |= study.world("two", **RATES).runs
     study.change(e, "one_shot", example=study.example(0.2))
@@ -65,11 +67,12 @@ def contents(here: Path) -> dict[str, bytes]:
 
 
 def test_rendering_twice_gives_the_same_bytes(study: SimpleNamespace, tmp_path: Path) -> None:
-    write(study, tmp_path)
-    report.render(tmp_path)
-    first = contents(tmp_path)
-    report.render(tmp_path)
-    assert contents(tmp_path) == first
+    here = tmp_path / "study"
+    write(study, here)
+    report.render(here)
+    first = contents(here)
+    report.render(here)
+    assert contents(here) == first
     assert set(first) == {
         "RESULTS.md", "README.md", "curves-one.png", "curves-two.png", "thesis.png", "dose.png",
     }  # fmt: skip
@@ -96,25 +99,30 @@ def test_rendering_twice_gives_the_same_bytes(study: SimpleNamespace, tmp_path: 
     readme = first["README.md"].decode()
     assert readme.startswith("before\n<!-- results:begin -->\n| world")
     assert readme.endswith("<!-- results:end -->\nafter\n")
+    root = (here.parent / "README.md").read_text()
+    assert "world one 0." in root
+    assert "1 confirmed (one)" in root
     assert "old" not in readme.split("results:begin")[1].split("results:end")[0].split("fold")[0]
 
 
 def test_a_dirty_record_is_refused(study: SimpleNamespace, tmp_path: Path) -> None:
-    write(study, tmp_path)
+    here = tmp_path / "study"
+    write(study, here)
     for file in ("runs.jsonl", "dose/runs.jsonl", "dose/ratios.jsonl"):
-        path = tmp_path / "results" / file
+        path = here / "results" / file
         clean = path.read_text()
         path.write_text(clean.replace('"dirty": false', '"dirty": true', 1))
         with pytest.raises(DirtyRecord, match="alignment_study/one/"):
-            report.render(tmp_path)
+            report.render(here)
         path.write_text(clean)
 
 
 def test_without_the_dial_it_says_how_to_run_it(study: SimpleNamespace, tmp_path: Path) -> None:
-    write(study, tmp_path, dial=False)
-    report.render(tmp_path)
-    assert "python reproduce.py --dose" in (tmp_path / "RESULTS.md").read_text()
-    assert not (tmp_path / "figures" / "dose.png").exists()
+    here = tmp_path / "study"
+    write(study, here, dial=False)
+    report.render(here)
+    assert "python reproduce.py --dose" in (here / "RESULTS.md").read_text()
+    assert not (here / "figures" / "dose.png").exists()
 
 
 def test_without_runs_only_the_papers_numbers(tmp_path: Path) -> None:
