@@ -1,6 +1,6 @@
 """The stand-in for an instruct model: a 1 M Llama trained on noisy demonstrations (sheet §7.4, §7.5).
 
-One model per seed and settings is kept in the cache folder and shared by all runs. The loss is on the
+One model per seed (D8) and settings is kept in the cache folder and shared by all runs. The loss is on the
 assistant's tokens only.
 """
 
@@ -74,7 +74,7 @@ def train(
     cfg: Config, environments: Sequence[Environment], sandbox: Sandbox, on_progress: Progress
 ) -> tuple[Any, Any, list[float]]:
     """(model, tokenizer, mean loss of each tenth of the training)."""
-    tokenizer = toy_language.tokenizer()
+    tokenizer: Any = toy_language.tokenizer()
     examples = tool_examples(cfg, tokenizer, environments, sandbox, on_progress)
     model = tiny.tiny_causal_lm(
         tokenizer,
@@ -115,7 +115,12 @@ def tool_examples(
     """Rendered demonstrations of all environments, `base.demonstrations` of each, executed."""
     known = demonstrations.habits(cfg.run.seed)
     planned = [
-        demonstrations.plan(env, known, random.Random(derive_seed(cfg.run.seed, "demo", env.id, k)))
+        demonstrations.plan(
+            env,
+            known,
+            random.Random(derive_seed(cfg.run.seed, "demo", env.id, k)),
+            thinking=bool(cfg.model.thinking),
+        )
         for env in environments
         for k in range(cfg.base.demonstrations)
     ]

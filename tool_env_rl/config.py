@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from shared.runs import RunConfig
 from tool_env_rl.rewards import RewardKind
 
@@ -33,7 +31,8 @@ class Model:
     name: str = "Qwen/Qwen2.5-7B-Instruct"  # [CODE] first of six scripts
     revision: str = "main"
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # [CODE]
-    # data.enable_thinking of the scripts; None leaves the chat template its default.
+    # data.enable_thinking of the scripts; None leaves the chat template its default. True makes the toy model
+    # name the next sub-questions before it calls (claim 8).
     thinking: bool | None = False
     hidden: int = 128  # the sizes are read only when name is "toy" [SHEET]
     layers: int = 4
@@ -51,6 +50,9 @@ class Data:
     test: int = 200  # [NOTE] 50 per scenario
     # Complexity of the training environments, taken in turn; dev and test are at L4.
     levels: tuple[int, ...] = (4,)
+    # RL on other environments than the base model has seen: their complexity and scenarios, where given.
+    rl_levels: tuple[int, ...] = ()
+    rl_scenarios: tuple[str, ...] = ()
     max_prompt_tokens: int = 16_384  # [CODE] longer states are left out
     unsafe_exec: bool = False  # run tool code even where the machine offers no isolation
 
@@ -108,8 +110,11 @@ class Eval:
 
     before: bool = True  # evaluate the start model too
     chains: int = 0  # OOD-1 environments: chains of 5-6 with unseen compositions
-    noisy: int = 0  # OOD-2 environments per noise level: perturbed names
+    noisy: int = 0  # OOD-2 environments per noise level: perturbed names; toy model only
+    tables: int = 0  # OOD-3 tasks: a table that tools change, a scripted user; toy model only
     general: int = 0  # examples per task without tools; toy model only
+    levels: int = 0  # environments at each complexity level 0 … 4
+    repeat: bool = False  # evaluate the test set twice, each in a fresh sandbox, and compare every byte
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,11 @@ class Config:
         if algo.dual_clip <= 1:
             raise ValueError(f"algo.dual_clip={algo.dual_clip} must exceed 1; the authors use 3.0")
         if algo.mode == "multi_turn" and algo.vllm:
-            raise ValueError("algo.mode='multi_turn' samples with shared.rollouts; add --no-algo.vllm")
+            raise ValueError("algo.mode='multi_turn' samples with shared.rollouts; add --algo.no-vllm")
+        if self.data.train_file and (self.data.rl_levels or self.data.rl_scenarios):
+            raise ValueError(
+                "data.rl_levels and data.rl_scenarios build environments; leave data.train_file out"
+            )
         if self.model.name == TOY and (self.data.train_file or self.data.test_file):
             raise ValueError(
                 "the toy language knows the built environments only; leave data.train_file and "
@@ -168,6 +177,7 @@ def to_grpo_config(cfg: Config, output_dir: Path, states: int, world_size: int =
     Raises:
         ValueError: fewer states than a batch, or responses that do not divide over the processes.
     """
+    import torch
     from trl import GRPOConfig
 
     algo, cuda = cfg.algo, torch.cuda.is_available()
@@ -245,7 +255,7 @@ _PAPER = Config()
 _SMALL = Config(
     preset="small",
     model=Model(name=TOY, precision="float32", thinking=None),
-    data=Data(train=600, levels=(4, 0, 4, 1, 4, 2, 4, 3), max_prompt_tokens=192),
+    data=Data(train=600, levels=(4, 0, 4, 1, 4, 2, 4, 3), max_prompt_tokens=256),  # D10, D7
     base=Base(gate="refuse"),
     algo=Algo(  # §7.6
         environments=120,
@@ -260,7 +270,7 @@ _SMALL = Config(
         save_every=2,
         vllm=False,
     ),
-    eval=Eval(chains=100, noisy=20, general=100),
+    eval=Eval(chains=100, noisy=20, tables=100, general=100),
 )
 
 _SMOKE = replace(
@@ -281,7 +291,7 @@ _SMOKE = replace(
         max_turns=3,
         save_every=1,
     ),
-    eval=Eval(chains=4, noisy=1, general=4),
+    eval=Eval(chains=4, noisy=1, tables=4, general=4),
 )
 
 _PRETRAINED = Config(

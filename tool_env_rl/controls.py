@@ -3,7 +3,8 @@
 oracle    all gold calls that are ready, then the answer: Solve-P = R = F1 = 1
 silent    never calls: Solve-P 1, R 0, F1 0
 shotgun   the oracle's first turn, and every other tool too: below the oracle
-echo      each answer-bearing tool asked about its own answer: 0 with the echo guard
+echo      each answer-bearing tool asked about its own answer: 0 with the echo guard. Only tools that repeat
+          their arguments give anything away, so it is played on such ones too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Demonstrations of a noisy oracle, and three tasks without tools (sheet §7.5).
 
 The oracle makes all gold calls that are ready, reads the results, goes on, and answers. 65 % of its turns are
-right; 35 % hold one of six errors. The errors are habits: half of the relations are asked wrongly in 60 % of
-the turns, always in the same way, the others in 10 %, in any way. Errors without a pattern would vanish from
-a model that decodes greedily, and nothing would be left for RL to correct.
+right; 35 % hold one of six errors. The errors are habits (D9): half of the relations are asked wrongly in
+60 % of the turns, always in the same way, the others in 10 %, in any way. Errors without a pattern would
+vanish from a model that decodes greedily, and nothing would be left for RL to correct.
 
 The calls are executed. Names are exchanged within their type afterwards, token by token, so that one
 environment gives many demonstrations and no fact can be learnt by heart.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from shared.seeding import derive_seed
@@ -43,11 +43,18 @@ def habits(seed: int) -> Habits:
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant turn. `stop` is a text that ends it all; `broken` lacks the call's closing braces."""
+    """One assistant turn. `stop` is a text that ends it all; `broken` lacks the call's closing braces.
+    `thought` comes first."""
 
     calls: tuple[ToolCall, ...] = ()
     stop: str | None = None
     broken: bool = False
+    thought: str = ""
+
+    @property
+    def content(self) -> str:
+        """What stands before the calls."""
+        return " ".join(filter(None, [self.thought and f"<think> {self.thought} </think>", self.stop]))
 
     @property
     def executed(self) -> tuple[ToolCall, ...]:
@@ -63,8 +70,14 @@ class Demonstration:
     outputs: list[list[str]] = field(default_factory=list)
 
 
-def plan(env: Environment, known: Habits, rng: random.Random, *, noise: bool = True) -> Demonstration:
-    """The turns of one demonstration; a call that failed is made again, unless the turn ended it all."""
+def plan(
+    env: Environment, known: Habits, rng: random.Random, *, noise: bool = True, thinking: bool = False
+) -> Demonstration:
+    """The turns of one demonstration; a call that failed is made again, unless the turn ended it all.
+
+    With `thinking`, a turn first names the sub-questions that are ready; rightly, even where its call is
+    wrong.
+    """
     done: set[int] = set()
     turns: list[Turn] = []
     while len(turns) < MAX_TURNS - 1:
@@ -73,12 +86,19 @@ def plan(env: Environment, known: Habits, rng: random.Random, *, noise: bool = T
             break
         error = _drawn_error(ready, known, rng) if noise else None
         turn, solved = _turn(env, ready, error, rng)
+        if thinking:
+            turn = replace(turn, thought=" ".join(_named(step) for step in ready))
         turns.append(turn)
         done |= solved
         if not turn.calls or turn.broken:
             return Demonstration(env, turns)
     turns.append(Turn(stop=env.record.answer))
     return Demonstration(env, turns)
+
+
+def _named(step: GoldStep) -> str:
+    """ "the mayor of Muraton ;" of "What is the mayor of Muraton?" """
+    return step.question.removeprefix("What is ").removesuffix("?") + " ;"
 
 
 def _relation(step: GoldStep) -> str:
@@ -203,7 +223,7 @@ def render(tokenizer: Any, demo: Demonstration) -> tuple[list[int], list[bool]]:
     for turn, outputs in zip(demo.turns, demo.outputs, strict=True):
         prompt = tokenizer(render_prompt(tokenizer, messages, record.tools), add_special_tokens=False)
         new = prompt["input_ids"][len(ids) :]
-        said = assistant_message(ParsedTurn(turn.stop, list(turn.calls)))
+        said = assistant_message(ParsedTurn(turn.content, list(turn.calls)))
         messages = [*messages, said, *render_tool_results(outputs)]
         text = tokenizer.apply_chat_template(
             messages[: -len(outputs) or None], tools=record.tools, tokenize=False

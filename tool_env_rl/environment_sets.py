@@ -1,7 +1,9 @@
 """The environments of a run: built once per settings and seed, kept in the cache folder, or read from files.
 
-train, dev and test come from disjoint seeds. chains is OOD-1 (5 to 6 hops, compositions of relations that no
-other set has), and OOD-2 is made of the test set by `name_noise.py`.
+train, dev and test come from disjoint seeds. RL uses train, unless the config asks for other levels or
+scenarios (`rl`). chains is OOD-1 (5 to 6 hops, compositions of relations that no other set has), OOD-2 is
+made of the test set by `name_noise.py`, and level-0 … level-4 ask the questions of one seed at rising
+complexity.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from shared import checkpoint
@@ -20,6 +22,7 @@ from shared.seeding import derive_seed
 from tool_env_rl.build_env.backends import DeterministicBackend
 from tool_env_rl.build_env.decompose import Hops
 from tool_env_rl.build_env.pipeline import BuildSettings, build
+from tool_env_rl.build_env.scale import LEVELS
 from tool_env_rl.config import TOY, Config
 from tool_env_rl.records import Environment, EnvRecord, read_environments, read_records
 from tool_env_rl.sandbox import Sandbox
@@ -31,7 +34,10 @@ FORMAT = 1  # raise it when the pipeline builds other environments for the same 
 
 @dataclass(frozen=True)
 class Sets:
-    """Records to train on and to test on; `gold` where they were built, else empty."""
+    """Records to train on and to test on; `gold` where they were built, else empty.
+
+    train_gold is what the base model is shown; train is what RL samples from.
+    """
 
     train: list[EnvRecord]
     test: list[EnvRecord]
@@ -39,17 +45,18 @@ class Sets:
     dev_gold: list[Environment]
     test_gold: list[Environment]
     chains_gold: list[Environment]
+    levels_gold: dict[int, list[Environment]]
 
 
 def settings(cfg: Config) -> dict[str, BuildSettings]:
     """What is built for each set; the test sets do not depend on the run's seed."""
     train_seed = derive_seed(cfg.run.seed, "train") % 2**31
+    train = BuildSettings(cfg.data.train, seed=train_seed, levels=cfg.data.levels)
+    other = {"levels": cfg.data.rl_levels, "scenarios": cfg.data.rl_scenarios}
+    changed = {name: value for name, value in other.items() if value}
     wanted = {
-        "train": (
-            None
-            if cfg.data.train_file
-            else BuildSettings(cfg.data.train, seed=train_seed, levels=cfg.data.levels)
-        ),
+        "train": None if cfg.data.train_file else train,
+        "rl": replace(train, **changed) if changed else None,
         "dev": BuildSettings(cfg.data.dev, seed=1) if cfg.data.dev and cfg.model.name == TOY else None,
         "test": (
             BuildSettings(cfg.data.test, seed=2, split="test")
@@ -62,6 +69,9 @@ def settings(cfg: Config) -> dict[str, BuildSettings]:
             else None
         ),
     }
+    if cfg.eval.levels:
+        same = BuildSettings(cfg.eval.levels, seed=4, split="test")
+        wanted |= {f"level-{level}": replace(same, levels=(level,)) for level in LEVELS}
     return {name: found for name, found in wanted.items() if found is not None}
 
 
@@ -72,14 +82,26 @@ def load(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> Sets:
         ValueError: a file without a usable row.
     """
     built = {name: _built(wanted, name, sandbox, on_progress) for name, wanted in settings(cfg).items()}
-    gold = [built.get(name, []) for name in ("train", "dev", "test", "chains")]
-    train = [env.record for env in gold[0]]
+    gold = {f"{name}_gold": built.get(name, []) for name in ("train", "dev", "test", "chains")}
+    train = [env.record for env in built.get("rl", gold["train_gold"])]
     if cfg.data.train_file:
         train = _read(cfg.data.train_file, cfg.data.train)
-    test = [env.record for env in gold[2]]
+    test = [env.record for env in gold["test_gold"]]
     if cfg.data.test_file:
         test = _read(cfg.data.test_file, cfg.data.test)
-    return Sets(train, test, *gold)
+    levels = {level: built[f"level-{level}"] for level in LEVELS if f"level-{level}" in built}
+    return Sets(train, test, **gold, levels_gold=levels)
+
+
+def leaky(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:
+    """Environments whose tools repeat their arguments, for the echo attack (§6.2-2); as many as dev has.
+
+    Without chains: there a tool that repeats an argument gives away the step before.
+    """
+    kinds = ("single_hop", "parallel_single_hop")
+    count = max(1, cfg.data.dev)
+    wanted = BuildSettings(count, seed=6, split="test", scenarios=kinds, echo_arguments=True)
+    return _built(wanted, "leaky", sandbox, on_progress)
 
 
 def _built(wanted: BuildSettings, name: str, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:

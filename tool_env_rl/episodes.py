@@ -138,13 +138,14 @@ def run_calls(
     ]
     results = iter(sandbox.call_many(known))
     return [
-        [next(results) if call.name in codes else _unknown(call.name) for call in calls]
+        [next(results) if call.name in codes else unknown_tool(call.name) for call in calls]
         for codes, calls in turns
     ]
 
 
-def _unknown(name: str) -> ToolResult:
-    return ToolResult(f"an error occured when call {name}: '{name}'", "error")  # the authors' KeyError
+def unknown_tool(name: str) -> ToolResult:
+    """What a call of a tool that does not exist gets: the authors' KeyError."""
+    return ToolResult(f"an error occured when call {name}: '{name}'", "error")
 
 
 class ModelPolicy:

@@ -14,10 +14,9 @@ from statistics import fmean
 from typing import Any
 
 from shared import config, gpu
-from tool_env_rl import base_model, environment_sets
+from tool_env_rl import base_model, environment_sets, general_tasks
 from tool_env_rl.config import PRESETS, Config
 from tool_env_rl.episodes import model_policy, of_environments, play
-from tool_env_rl.general_tasks import accuracy
 from tool_env_rl.metrics import EpisodeScore, solve_scores
 from tool_env_rl.progress import StageBar
 from tool_env_rl.records import Environment
@@ -25,6 +24,8 @@ from tool_env_rl.sandbox import Sandbox
 
 PARSABLE, F1_RANGE, HEADROOM, GENERAL = 0.90, (0.20, 0.50), 0.15, 0.80
 SAMPLES = 8
+REPORT_FILE = "gate.json"
+CLOSED = 3  # exit code of a script that the gate stopped
 
 
 class GateClosed(RuntimeError):
@@ -86,8 +87,10 @@ def measure(
     sampled = [_f1(score) for score in episodes(1.0, SAMPLES)]
     best = [max(sampled[i : i + SAMPLES]) for i in range(0, len(sampled), SAMPLES)]
     malformed = sum(score.malformed_turns for score in greedy) / max(1, sum(s.turns for s in greedy))
-    general = accuracy(model, tokenizer, max(20, cfg.eval.general), cfg.run.seed)
-    return GateReport(1 - malformed, fmean(map(_f1, greedy)), fmean(best), fmean(general.values()))
+    general = general_tasks.right(model, tokenizer, max(20, cfg.eval.general), cfg.run.seed)
+    return GateReport(
+        1 - malformed, fmean(map(_f1, greedy)), fmean(best), fmean(map(fmean, general.values()))
+    )
 
 
 def enforce(report: GateReport, mode: str) -> None:

@@ -36,13 +36,11 @@ def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
     return tokenizer.batch_decode(sampled.completion_ids, skip_special_tokens=True)
 
 
-def accuracy(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
-    """Share of exactly right answers per task, `count` examples each."""
-    found: dict[str, float] = {}
+def right(model: Any, tokenizer: Any, count: int, seed: int) -> dict[str, list[bool]]:
+    """Which of `count` examples per task are answered exactly."""
+    found: dict[str, list[bool]] = {}
     for task in GENERAL_TASKS:
         pairs = examples(task, count, seed)
         given = answers(model, tokenizer, [question for question, _ in pairs])
-        found[task] = (
-            sum(a.split() == gold.split() for a, (_, gold) in zip(given, pairs, strict=True)) / count
-        )
+        found[task] = [a.split() == gold.split() for a, (_, gold) in zip(given, pairs, strict=True)]
     return found

@@ -1,8 +1,8 @@
 """The second mode: whole episodes inside RL, end to end, tool tokens masked (sheet §8; MatchTIR's setting).
 
 A completion is the rest of the episode: turns that the model sampled and, between them, tool results that it
-only reads (`env_mask` 0: no loss, no advantage). Its reward is the sum of its turns' rewards of §2.6, so that
-both algorithms stay as they are.
+only reads (`env_mask` 0: no loss, no advantage). Its reward is the sum of its turns' rewards of §2.6 (D6), so
+that both algorithms stay as they are.
 """
 
 from __future__ import annotations

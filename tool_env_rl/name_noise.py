@@ -1,4 +1,4 @@
-"""OOD-2: one turn under perturbed tool and parameter names, scored by RoTBench's TS, PI and CF (§4.4, §7.7).
+"""OOD-2: one turn under perturbed tool and parameter names, scored by TS, PI and CF (§4.4, §7.7; D12).
 
 clean    as built
 slight   a character-level variant of every name (city_index → cty_index)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tool_env_rl.oracle_source import ParsedTool, bindings_of, constants_of, keys_of, literal_of
 from tool_env_rl.oracle_values import FORMATS, Guess, Has, Lead, unique
 from tool_env_rl.protocol import answer_matches
 
@@ -21,59 +22,8 @@ MAX_KEYS = 60  # of one table
 _METHODS = {"lower", "upper", "strip", "title", "casefold", "capitalize", "replace", "rstrip", "lstrip"}
 
 
-class Source:
-    """One tool's source, parsed: parameters, what local names derive from, literal tables, lookups in them.
-
-    Raises:
-        SyntaxError, ValueError: no Python, or no function of that name.
-    """
-
-    def __init__(self, code: str, name: str) -> None:
-        try:
-            self.tree = ast.parse(code)
-        except RecursionError as error:
-            raise ValueError(f"the code of {name} is nested too deeply to be read") from error
-        functions = [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef) and n.name == name]
-        if not functions:
-            raise ValueError(f"the code defines no function {name!r}; name it as its document does")
-        self.function = functions[0]
-        arguments = self.function.args
-        positional = [*arguments.posonlyargs, *arguments.args]
-        self.params = [a.arg for a in (*positional, *arguments.kwonlyargs)]
-        optional = positional[len(positional) - len(arguments.defaults) :]
-        optional += [
-            a for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None
-        ]
-        self.required = [p for p in self.params if p not in {a.arg for a in optional}]
-        self.parents = {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
-        self.from_params: dict[str, set[str]] = {p: {p} for p in self.params}
-        self.from_tables: dict[str, list[Any]] = {}
-        self._derive()
-
-    def _derive(self) -> None:
-        for _ in range(4):  # chains of local names are short
-            for target, value in _bindings(self.tree):
-                params, tables = self.params_in(value), self.tables_in(value)
-                for name in (n.id for n in ast.walk(target) if isinstance(n, ast.Name)):
-                    if params and not (isinstance(value, ast.Dict | ast.List) and len(params) > 1):
-                        self.from_params.setdefault(name, set()).update(params)
-                    if tables and len(self.from_tables.setdefault(name, [])) < 4:
-                        known = self.from_tables[name]
-                        known.extend(t for t in tables if not any(t is k for k in known))
-
-    def params_in(self, node: ast.AST) -> set[str]:
-        names = (n.id for n in ast.walk(node) if isinstance(n, ast.Name))
-        return {param for name in names for param in self.from_params.get(name, ())}
-
-    def tables_in(self, node: ast.AST) -> list[ast.AST]:
-        """Literal lists, sets, tuples and dicts in an expression or behind its names."""
-        found: list[ast.AST] = []
-        for child in ast.walk(node):
-            if isinstance(child, ast.Name):
-                found.extend(self.from_tables.get(child.id, []))
-            elif isinstance(child, ast.Dict | ast.List | ast.Set | ast.Tuple) and _constants(child):
-                found.append(child)
-        return found
+class Source(ParsedTool):
+    """A parsed tool that is asked for leads; errors are those of `ParsedTool`."""
 
     def leads(self, gold: str) -> Iterator[Lead]:
         """Partial assignments that may reach the places holding `gold`, most direct places first."""
@@ -131,11 +81,11 @@ class Source:
         while isinstance(self.parents.get(table), ast.Dict | ast.List | ast.Tuple | ast.Set):
             table = self.parents[table]
         lookups = [
-            key for key, container in self._lookups() if any(table is t for t in self.tables_in(container))
+            key for key, container in self.lookups() if any(table is t for t in self.tables_in(container))
         ]
         options: list[list[Lead]] = []
         for key in keys:
-            leads = [lead for lookup in lookups for lead in self._invert(lookup, _literal(key))]
+            leads = [lead for lookup in lookups for lead in self._invert(lookup, literal_of(key))]
             options.append([*leads[:MAX_ALTERNATIVES], {}])
         child = node
         while (child := self.parents.get(child, table)) is not table:
@@ -147,34 +97,16 @@ class Source:
 
     def _record_lead(self, record: ast.Dict, params: Sequence[str]) -> Lead:
         """The fields of one record, each given to the parameter of its name, or compared with it."""
-        fields = {_literal(k): _literal(v) for k, v in zip(record.keys, record.values, strict=True) if k}
+        fields = {literal_of(k): literal_of(v) for k, v in zip(record.keys, record.values, strict=True) if k}
         lead = {p: fields[p] for p in params if fields.get(p) is not None}
         for test in (n for n in ast.walk(self.function) if isinstance(n, ast.Compare) and len(n.ops) == 1):
             for one, other in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
                 for part in ast.walk(other):
-                    key = _literal(part) if isinstance(part, ast.Constant) else None
+                    key = literal_of(part) if isinstance(part, ast.Constant) else None
                     if isinstance(key, str) and fields.get(key) is not None and not self.params_in(other):
                         for param in self.params_in(one) & set(params):
                             lead.setdefault(param, fields[key])
         return lead
-
-    def _lookups(self) -> Iterator[tuple[ast.expr, ast.expr]]:
-        """(key, container) of every subscript, .get and `in` whose key derives from a parameter."""
-        for node in ast.walk(self.function):
-            key = container = None
-            if isinstance(node, ast.Subscript):
-                key, container = node.slice, node.value
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-                if node.func.attr in ("get", "index", "pop", "setdefault"):
-                    key, container = node.args[0], node.func.value
-            elif isinstance(node, ast.Compare) and len(node.ops) == 1:
-                left, right = node.left, node.comparators[0]
-                if self.params_in(left):
-                    key, container = left, right
-                elif self.params_in(right):
-                    key, container = right, left
-            if key is not None and container is not None and self.params_in(key):
-                yield key, container
 
     def _solve(self, test: ast.expr, wanted: bool) -> list[Lead]:
         """Leads under which `test` is likely `wanted`; [{}] where nothing is known."""
@@ -199,10 +131,10 @@ class Source:
     def _looked_up(self, test: ast.expr) -> list[Lead]:
         """`if found:` after `found = table.get(query)`: any key of the table."""
         names = {n.id for n in ast.walk(test) if isinstance(n, ast.Name)}
-        for target, value in _bindings(self.function):
+        for target, value in bindings_of(self.function):
             if isinstance(target, ast.Name) and target.id in names and self.params_in(value):
                 tables = self.tables_in(value)
-                keys = [key for table in tables for key in _keys(table)][:MAX_KEYS]
+                keys = [key for table in tables for key in keys_of(table)][:MAX_KEYS]
                 leads = [
                     lead for param in sorted(self.params_in(value)) for key in keys for lead in [{param: key}]
                 ]
@@ -216,7 +148,7 @@ class Source:
         if name in ("any", "all") and isinstance(test.args[0], ast.GeneratorExp | ast.ListComp):
             return self._solve(test.args[0].elt, True)
         if name in ("startswith", "endswith") and isinstance(test.func, ast.Attribute):
-            words = [str(word) for word in _constants(test.args[0])]
+            words = [str(word) for word in constants_of(test.args[0])]
             dates = [f"{word}-01" for word in words if re.fullmatch(r"\d{4}-\d{2}", word)]  # a whole day
             dates += [f"{word}-01-01" for word in words if re.fullmatch(r"\d{4}", word)]
             texts = [*dates, *words]
@@ -248,7 +180,9 @@ class Source:
 
     def _order(self, left: ast.expr, op: ast.cmpop, right: ast.expr, wanted: bool) -> list[Lead]:
         for one, other, above in ((left, right, (ast.Gt, ast.GtE)), (right, left, (ast.Lt, ast.LtE))):
-            values = [v for v in _constants(other) if isinstance(v, int | float) and not isinstance(v, bool)]
+            values = [
+                v for v in constants_of(other) if isinstance(v, int | float) and not isinstance(v, bool)
+            ]
             if self.params_in(one) and values:
                 step = 1 if isinstance(op, above) is wanted else -1
                 return [lead for v in (values[0] + step, values[0]) for lead in self._invert(one, v)] or [{}]
@@ -256,12 +190,12 @@ class Source:
 
     def _values(self, node: ast.expr, *, keys: bool) -> list[Any]:
         """Constants a node can stand for: itself, or members of the tables behind it."""
-        literal = _literal(node)
+        literal = literal_of(node)
         if literal is not None and not (keys and isinstance(literal, list | tuple | set | dict)):
             return [literal]
         values: list[Any] = []
         for table in self.tables_in(node):
-            values += _keys(table) if keys else [*_keys(table), *_constants(table)]
+            values += keys_of(table) if keys else [*keys_of(table), *constants_of(table)]
         return unique(values)[:MAX_KEYS]
 
     def _invert(self, node: ast.expr, value: Any) -> list[Lead]:
@@ -271,7 +205,9 @@ class Source:
         if isinstance(node, ast.Name):
             if node.id in self.params:
                 return [{node.id: value}]
-            sources = [v for t, v in _bindings(self.function) if isinstance(t, ast.Name) and t.id == node.id]
+            sources = [
+                v for t, v in bindings_of(self.function) if isinstance(t, ast.Name) and t.id == node.id
+            ]
             sources = [
                 v
                 for v in sources
@@ -288,14 +224,14 @@ class Source:
         if isinstance(node, ast.JoinedStr) and isinstance(value, str):
             return self._invert_template(node, value)
         if isinstance(node, ast.Subscript):
-            key = _literal(node.slice)
+            key = literal_of(node.slice)
             if isinstance(key, str):
                 return self._invert(node.value, {key: value})
             return self._invert(node.value, value if isinstance(value, Has) else [value]) if key == 0 else []
         if isinstance(node, ast.Call):
             function = node.func
             if isinstance(function, ast.Attribute):
-                if function.attr == "get" and node.args and isinstance(key := _literal(node.args[0]), str):
+                if function.attr == "get" and node.args and isinstance(key := literal_of(node.args[0]), str):
                     return self._invert(function.value, {key: value})
                 if function.attr in _METHODS:
                     return self._invert(function.value, value)
@@ -328,7 +264,7 @@ class Source:
     def literals_of(self, param: str) -> list[Any]:
         """All constants the source compares the parameter with, wherever and however."""
         found: list[Any] = []
-        for key, container in self._lookups():
+        for key, container in self.lookups():
             if param in self.params_in(key):
                 found += [
                     lead.get(param)
@@ -368,16 +304,6 @@ def _merge(first: Lead, second: Lead) -> Lead | None:
     return merged
 
 
-def _bindings(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.expr]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            yield from ((target, node.value) for target in node.targets)
-        elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and node.value is not None:
-            yield node.target, node.value
-        elif isinstance(node, ast.For | ast.comprehension):
-            yield node.target, node.iter
-
-
 def _blocks(node: ast.AST) -> Iterator[list[ast.AST]]:
     for field in ("body", "orelse", "finalbody"):
         block = getattr(node, field, None)
@@ -387,34 +313,3 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.AST]]:
 
 def _exits(block: Sequence[ast.stmt]) -> bool:
     return bool(block) and isinstance(block[-1], ast.Return | ast.Raise | ast.Continue)
-
-
-def _literal(node: ast.AST | None) -> Any:
-    """The constant an expression spells out, or None."""
-    try:
-        return None if node is None else ast.literal_eval(node)  # type: ignore[arg-type]
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def _constants(node: ast.AST) -> list[Any]:
-    return unique(
-        n.value
-        for n in ast.walk(node)
-        if isinstance(n, ast.Constant)
-        and isinstance(n.value, str | int | float)
-        and not isinstance(n.value, bool)
-    )
-
-
-def _keys(table: Any) -> list[Any]:
-    """Keys at all levels of a dict, or members of another literal."""
-    if isinstance(table, ast.Dict):
-        nested = [
-            key for value in table.values for key in (_keys(value) if isinstance(value, ast.Dict) else [])
-        ]
-        return [key for key in map(_literal, table.keys) if key is not None] + nested
-    if isinstance(table, ast.List | ast.Set | ast.Tuple):
-        members = [_literal(element) for element in table.elts]
-        return [m for m in members if m is not None and not isinstance(m, dict)] or _constants(table)
-    return []

@@ -7,7 +7,7 @@ The authors' side of it: `Code/utils/parse_output.py` and `answer_verify` in `Co
 
 `unsolved` maps a tool's name to its sub-answers not yet obtained; it is the whole verification state.
 
-Where we leave the authors' code, each with a reason:
+Where we leave the authors' code (D2, D3), each with a reason:
     - a piece whose `name` is no string, or whose `arguments` are no object after the second decoding, is
       skipped; theirs executes it and always gets an error message;
     - a piece nested deeper than `MAX_DEPTH` is skipped, so that nothing downstream can overflow the stack;

@@ -10,7 +10,7 @@ get a compact rendering by the chat template, about nine tokens each (names only
     city_index city relation mayor districts | limit filters ;
 
 required parameters, then those that choose among relations or operations with their values, then the rest.
-The template leaves the authors' preamble out: 50 of the 192 tokens that a prompt may have.
+The template leaves the authors' preamble out: 50 of the 256 tokens that a prompt may have (D7).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _WORDS = (
     "What is the of and are Which number larger or "  # questions
     "No matching record found Error must be one a non-empty string an integer from result out range "
     "known occured when call I can not find it "
-    "copy reverse add"
+    "copy reverse add "
+    "<think> </think>"
 )
 _SELECTORS = ("relation", "operation")
 

@@ -21,7 +21,7 @@ from accelerate import PartialState
 from shared import checkpoint, config, gpu, runs, seeding
 from shared.pretrained import smollm2
 from shared.runs import Run
-from tool_env_rl import base_model, environment_sets, eval, gate, plan, states
+from tool_env_rl import base_model, environment_sets, eval, evaluation, gate, plan, states
 from tool_env_rl.callbacks import RunCallback
 from tool_env_rl.chat_templates import with_tools
 from tool_env_rl.config import PRESETS, TOY, Config, to_grpo_config
@@ -82,7 +82,7 @@ def main(cfg: Config) -> None:
             model, tokenizer = load_model(folder, cfg)
             path = run.dir / "episodes-after.jsonl"
             after = eval.evaluate_once(model, tokenizer, cfg, sets, sandbox, path, bar.turns("after RL"))
-            metrics = eval.summary(after)
+            metrics = evaluation.summary(after)
 
     # ---- 9 manifest, last
     if alone:

@@ -5,8 +5,8 @@ its calls are executed in the sandbox inside the reward function. TRL samples, p
 loss with dual clip, the low-variance KL and the entropy bonus; what it lacks is here: the authors' advantages
 (`advantages.py`), put in after all processes' rewards are gathered.
 
-Not as in the authors' verl: the KL term is not clamped at 10, and old log-probabilities are those our engine
-sampled with, without a second forward pass.
+Not as in the authors' verl (D5): the KL term is not clamped at 10, and old log-probabilities are those our
+engine sampled with, without a second forward pass.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class ToolGRPO(FiniteLossMixin, GRPOTrainer):
     args: GRPOConfig
     accelerator: Any
     processing_class: Any
+    model_wrapped: Any
     num_generations: int
 
     def __init__(
@@ -100,7 +101,7 @@ class ToolGRPO(FiniteLossMixin, GRPOTrainer):
         self.states, self.sandbox, self.algo, self.thinking = list(states), sandbox, algo, thinking
         self.rows: list[int] = []  # the states of the batch that is being sampled, one per response
         self._rewards: list[float] = []
-        rollout = multi_turn.rollout if algo.mode == "multi_turn" else _rollout
+        rollout: Any = multi_turn.rollout if algo.mode == "multi_turn" else _rollout
         super().__init__(
             *args,
             reward_funcs=self._reward_function(),

@@ -13,6 +13,7 @@ import pytest
 
 from tool_env_rl import eval, train
 from tool_env_rl.config import PRESETS, Config
+from tool_env_rl.evaluation import Evaluation
 from tool_env_rl.metrics import EpisodeScore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,21 +23,9 @@ def score(scenario: str, calls: int, solved: int) -> EpisodeScore:
     return EpisodeScore("e", scenario, 2, calls, solved, solved, solved, turns=2, answer_correct=True)
 
 
-def test_evaluations_survive_their_file(tmp_path: Path) -> None:
-    found = eval.Evaluation([score("multi_hop", 2, 2)], [score("multi_hop", 4, 1)])
-    found.noisy = [("clean", {"TS": 1.0, "PI": 1.0, "CF": 0.0})]
-    found.general = {"copy": 0.5}
-    eval.save(found, tmp_path / "rows.jsonl")
-    assert eval.load(tmp_path / "rows.jsonl") == found
-    flat = eval.summary(found)
-    assert flat["test/all/solve_f1"] == 1.0
-    assert flat["chains/all/solve_f1"] == pytest.approx(2 / 6)
-    assert flat["general/copy"] == 0.5
-
-
 def test_tables_print_every_scenario_and_both_stages(capsys: pytest.CaptureFixture[str]) -> None:
-    before = eval.Evaluation([score("single_hop", 2, 0), score("multi_hop", 2, 1)])
-    after = eval.Evaluation([score("single_hop", 2, 2), score("multi_hop", 2, 2)])
+    before = Evaluation([score("single_hop", 2, 0), score("multi_hop", 2, 1)])
+    after = Evaluation([score("single_hop", 2, 2), score("multi_hop", 2, 2)])
     eval.print_tables({"before RL": before, "after RL": after})
     shown = capsys.readouterr().out
     for word in ("single_hop", "multi_hop", "all", "before RL", "after RL", "100.0"):
