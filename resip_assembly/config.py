@@ -32,7 +32,8 @@ class Simulation:
     robot: Literal["floating", "panda"] = "panda"
     action_mode: Literal["absolute", "delta"] = "absolute"  # of the base's actions; §2.3
     num_envs: int = 1024  # §2.8; 256 for bimanual
-    threads: int | None = None  # None: one per core
+    # stepping: native threads (None: one per core), or MuJoCo Warp on CUDA (warp-cpu: for tests)
+    threads: int | Literal["warp", "warp-cpu"] | None = None
     max_episode_steps: int | None = None  # None: the task's own
 
 

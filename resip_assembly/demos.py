@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from resip_assembly import rotations
 from resip_assembly.env import make_vector
+from resip_assembly.env.simulation import Threads
 from resip_assembly.env.vector import ARM_ACTION_DIM, ARM_STATE_DIM, AssemblyVectorEnv
 from resip_assembly.evaluation import Agent
 from resip_assembly.experts import ScriptedExpert
@@ -83,7 +84,7 @@ def record(
     action_mode: ActionMode = "absolute",
     seed: int = 0,
     num_envs: int = 16,
-    threads: int | None = None,
+    threads: Threads = None,
 ) -> Demonstrations:
     """`episodes` successful episodes of the scripted expert, each with a few steps of holding at its end.
 

@@ -6,6 +6,8 @@ rotation is the **first two rows** of the rotation matrix, as in pytorch3d, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,16 +15,26 @@ Array = NDArray[np.float64]
 
 _TINY = 1e-9  # below this length a direction carries no information
 
+# A rotation matrix from the 16 products q_i q_j of a quaternion's components, 4 i + j being their index:
+# element k is 2 (FIRST[k] + SIGN[k] SECOND[k]), and one minus that on the diagonal.
+_TO_MATRIX_FIRST = np.array([10, 6, 7, 6, 5, 11, 7, 11, 5])
+_TO_MATRIX_SECOND = np.array([15, 3, 2, 3, 15, 1, 2, 1, 10])
+_TO_MATRIX_SIGN = np.array([1.0, -1, 1, 1, 1, -1, -1, 1, 1])
+# And 4 q_i q_j from the 9 elements of the matrix: FIRST + SIGN SECOND, but for i = j.
+_TO_QUAT_FIRST = np.array([0, 7, 2, 3, 7, 0, 1, 2, 2, 1, 0, 5, 3, 2, 5, 0])
+_TO_QUAT_SECOND = np.array([0, 5, 6, 1, 5, 0, 3, 6, 6, 3, 0, 7, 1, 6, 7, 0])
+_TO_QUAT_SIGN = np.array([0.0, -1, -1, -1, -1, 0, 1, 1, -1, 1, 0, 1, -1, 1, 1, 0])
+_XYZW, _WXYZ = np.array([1, 2, 3, 0]), np.array([3, 0, 1, 2])
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])  # the other two axes, in cyclic order
+
 
 def quat_wxyz_to_matrix(quat: ArrayLike) -> Array:
     """(..., 4) quaternions of any non-zero length -> (..., 3, 3); ValueError for another last axis."""
-    w, x, y, z = np.moveaxis(_normalised(_last_axis(quat, 4, "quaternion")), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    q = _normalised(_last_axis(quat, 4, "quaternion"))
+    products = (q[..., :, None] * q[..., None, :]).reshape(*q.shape[:-1], 16)
+    matrix = 2 * (products[..., _TO_MATRIX_FIRST] + _TO_MATRIX_SIGN * products[..., _TO_MATRIX_SECOND])
+    matrix[..., ::4] = 1 - matrix[..., ::4]
+    return matrix.reshape(*q.shape[:-1], 3, 3)
 
 
 def matrix_to_quat_wxyz(matrix: ArrayLike) -> Array:
@@ -30,17 +42,16 @@ def matrix_to_quat_wxyz(matrix: ArrayLike) -> Array:
     m = np.asarray(matrix, dtype=np.float64)
     if m.shape[-2:] != (3, 3):
         raise ValueError(f"shape {m.shape} of a rotation matrix must end in (3, 3)")
-    trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
+    elements = m.reshape(-1, 9)
+    diagonal = elements[:, ::4]
+    trace = diagonal[:, :1] + diagonal[:, 1:2] + diagonal[:, 2:]
     # row k holds 4 q_k q for component k of q: four scaled copies of the same quaternion
-    copies = np.empty((*m.shape[:-2], 4, 4))
-    copies[..., 0, 0] = 1 + trace
-    for k in range(3):
-        i, j = (k + 1) % 3, (k + 2) % 3
-        copies[..., 0, k + 1] = copies[..., k + 1, 0] = m[..., j, i] - m[..., i, j]
-        copies[..., k + 1, k + 1] = 1 - trace + 2 * m[..., k, k]
-        copies[..., i + 1, j + 1] = copies[..., j + 1, i + 1] = m[..., i, j] + m[..., j, i]
-    best = np.argmax(np.diagonal(copies, axis1=-2, axis2=-1), axis=-1)[..., None, None]
-    quat = _normalised(np.take_along_axis(copies, best, axis=-2)[..., 0, :])
+    copies = elements[:, _TO_QUAT_FIRST] + _TO_QUAT_SIGN * elements[:, _TO_QUAT_SECOND]
+    copies[:, :1] = 1 + trace
+    copies[:, 5::5] = 1 - trace + 2 * diagonal
+    best = np.argmax(copies[:, ::5], axis=-1)
+    quat = copies.reshape(-1, 4, 4)[np.arange(len(copies)), best]
+    quat = _normalised(quat).reshape(*m.shape[:-2], 4)
     return np.where(quat[..., :1] < 0, -quat, quat)
 
 
@@ -57,11 +68,14 @@ def rot6d_to_matrix(rot6d: ArrayLike) -> Array:
     finite input gives a rotation.
     """
     x = _last_axis(rot6d, 6, "6-D rotation")
-    b1 = _direction(x[..., :3], fallback=np.broadcast_to([1.0, 0.0, 0.0], x[..., :3].shape))
-    least = np.eye(3)[np.argmin(np.abs(b1), axis=-1)]  # the axis furthest from b1
-    fallback = _direction(least - (least * b1).sum(-1, keepdims=True) * b1, fallback=least)
-    b2 = _direction(x[..., 3:] - (x[..., 3:] * b1).sum(-1, keepdims=True) * b1, fallback=fallback)
-    return np.stack([b1, b2, np.cross(b1, b2)], axis=-2)
+    b1 = _direction(x[..., :3], lambda: np.broadcast_to([1.0, 0.0, 0.0], x[..., :3].shape))
+
+    def across() -> Array:
+        least = np.eye(3)[np.argmin(np.abs(b1), axis=-1)]  # the axis furthest from b1
+        return _direction(least - (least * b1).sum(-1, keepdims=True) * b1, lambda: least)
+
+    b2 = _direction(x[..., 3:] - (x[..., 3:] * b1).sum(-1, keepdims=True) * b1, across)
+    return np.stack([b1, b2, _cross(b1, b2)], axis=-2)
 
 
 def rot6d_to_quat_wxyz(rot6d: ArrayLike) -> Array:
@@ -73,7 +87,7 @@ def quat_multiply(left: ArrayLike, right: ArrayLike) -> Array:
     """Hamilton product of (..., 4) wxyz quaternions: first `right`, then `left`."""
     a, b = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
     w = a[..., :1] * b[..., :1] - (a[..., 1:] * b[..., 1:]).sum(-1, keepdims=True)
-    v = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + np.cross(a[..., 1:], b[..., 1:])
+    v = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + _cross(a[..., 1:], b[..., 1:])
     return np.concatenate([w, v], axis=-1)
 
 
@@ -100,12 +114,12 @@ def quat_wxyz_to_rotvec(quat: ArrayLike) -> Array:
 
 def wxyz_to_xyzw(quat: ArrayLike) -> Array:
     """(..., 4): the order of the observation's part poses."""
-    return np.roll(np.asarray(quat, dtype=np.float64), -1, axis=-1)
+    return np.asarray(quat, dtype=np.float64)[..., _XYZW]
 
 
 def xyzw_to_wxyz(quat: ArrayLike) -> Array:
     """(..., 4): MuJoCo's order."""
-    return np.roll(np.asarray(quat, dtype=np.float64), 1, axis=-1)
+    return np.asarray(quat, dtype=np.float64)[..., _WXYZ]
 
 
 def _last_axis(value: ArrayLike, size: int, name: str) -> Array:
@@ -116,12 +130,27 @@ def _last_axis(value: ArrayLike, size: int, name: str) -> Array:
 
 
 def _normalised(quat: Array) -> Array:
-    length = np.linalg.norm(quat, axis=-1, keepdims=True)
+    length = _length(quat)
     if (length < _TINY).any():
         raise ValueError("a quaternion of length 0 is no rotation; use (1, 0, 0, 0) for none")
     return quat / length
 
 
-def _direction(vector: Array, fallback: Array) -> Array:
-    length = np.linalg.norm(vector, axis=-1, keepdims=True)
-    return np.where(length < _TINY, fallback, vector / np.maximum(length, _TINY))
+def _direction(vector: Array, fallback: Callable[[], Array]) -> Array:
+    length = _length(vector)
+    short = length < _TINY
+    if not short.any():
+        return vector / length
+    return np.where(short, fallback(), vector / np.maximum(length, _TINY))
+
+
+# numpy's own `linalg.norm` and `cross` check their arguments for longer than they compute
+
+
+def _length(vector: Array) -> Array:
+    """(..., 1)."""
+    return np.sqrt(np.add.reduce(vector * vector, axis=-1, keepdims=True))
+
+
+def _cross(a: Array, b: Array) -> Array:
+    return a[..., _NEXT] * b[..., _LAST] - a[..., _LAST] * b[..., _NEXT]

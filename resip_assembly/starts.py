@@ -53,7 +53,8 @@ def adopt(results: Results, folder: Path | str, cfg: Config, names: tuple[str, .
     """Take over evaluations `names` of the run `folder`, if they are of the episodes of `cfg`: evaluation is
     a function of policy and episode seeds, so nothing would come out differently."""
     there = start_config(folder)
-    sims = [replace(c.sim, num_envs=1, threads=None) for c in (there, cfg)]
+    stepping = [c.sim.threads if isinstance(c.sim.threads, str) else None for c in (there, cfg)]
+    sims = [replace(c.sim, num_envs=1, threads=how) for c, how in zip((there, cfg), stepping, strict=True)]
     counts = [(c.eval.episodes, c.eval.num_envs) for c in (there, cfg)]
     if sims[0] == sims[1] and counts[0] == counts[1]:
         found = Results(Path(folder) / "evaluations")

@@ -27,17 +27,28 @@ from resip_assembly.residual_policy import Features, ResidualAgent, ResidualPoli
 Frames = list[NDArray[np.uint8]]  # (height, width, 3) each
 FPS = 20  # the film runs at twice the speed of the robot (10 Hz)
 AFTERWARDS = 10  # frames on which the last image stays
+CAMERAS = {"peg_in_hole": ("close", "detail")}  # one above the other; other tasks: "close"
 GREEN, RED, GREY = (40, 150, 60), (200, 40, 40), (90, 90, 90)
 
 
 def film(
-    env: AssemblyVectorEnv, agent: Agent, seed: int, envs: Sequence[int], camera: str = "close"
+    env: AssemblyVectorEnv, agent: Agent, seed: int, envs: Sequence[int], camera: str | None = None
 ) -> list[tuple[Frames, bool]]:
     """Run one episode of every environment after `reset(seed)`; the frames of the chosen ones, and success.
 
-    NoRendering if this machine has no OpenGL.
+    `camera` is one of the scene's; None: those of `CAMERAS` for the task. NoRendering if this machine has no
+    OpenGL, ValueError for a camera that the scene lacks.
     """
+    cameras = (camera,) if camera else CAMERAS.get(env.task.name, ("close",))
+    known = [env.scene.model.camera(k).name for k in range(env.scene.model.ncam)]
+    if unknown := set(cameras) - set(known):
+        raise ValueError(f"unknown camera {unknown.pop()!r} of {env.task.name}; there are {', '.join(known)}")
     renderer = make_renderer(env.scene.model)
+
+    def shot(i: int) -> NDArray[np.uint8]:
+        data = env.simulator.data[i]
+        return np.concatenate([render(renderer, env.scene.model, data, name) for name in cameras])
+
     torch.manual_seed(seed)  # as `evaluation.evaluate` does per round
     obs, _ = env.reset(seed=seed)
     agent.reset(np.ones(env.num_envs, bool))
@@ -46,12 +57,12 @@ def film(
     while running[list(envs)].any():
         for shots, i in zip(frames, envs, strict=True):
             if running[i]:
-                shots.append(render(renderer, env.scene.model, env.simulator.data[i], camera))
+                shots.append(shot(i))
         obs, _, terminated, truncated, _ = env.step(agent.act(obs))
         success |= running & terminated
         running &= ~(terminated | truncated)
     for shots, i in zip(frames, envs, strict=True):
-        shots.append(render(renderer, env.scene.model, env.simulator.data[i], camera))
+        shots.append(shot(i))
     renderer.close()
     return [(shots, bool(success[i])) for shots, i in zip(frames, envs, strict=True)]
 
@@ -80,7 +91,7 @@ def side_by_side(films: Sequence[Frames]) -> Frames:
 def write(path: Path, frames: Frames) -> Path:
     """An mp4, or a GIF at half the frame rate, as `path` ends; ValueError for another ending."""
     if path.suffix == ".mp4":
-        imageio.mimwrite(path, frames, fps=FPS, codec="libx264", quality=6, macro_block_size=4)
+        imageio.mimwrite(path, [*frames], fps=FPS, codec="libx264", quality=6, macro_block_size=4)
     elif path.suffix == ".gif":
         images = [
             Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames[::2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from resip_assembly.env.simulation import Threads
 from resip_assembly.env.single import AssemblyEnv
 from resip_assembly.env.tasks import TASKS, Task, task_named
 from resip_assembly.env.vector import AssemblyVectorEnv
@@ -20,9 +21,10 @@ def make_vector(
     num_envs: int,
     randomness: str = "low",
     seed: int = 0,
-    threads: int | None = None,
+    threads: Threads = None,
     **options: Any,
 ) -> AssemblyVectorEnv:
-    """N environments of `task`; `options` are `AssemblyVectorEnv`'s robot, action_mode, max_episode_steps and
+    """N environments of `task`, stepped in native threads (None: one per core) or, `threads` being "warp", by
+    MuJoCo Warp on CUDA. `options` are `AssemblyVectorEnv`'s robot, action_mode, max_episode_steps and
     autoreset. ValueError names what there is for an unknown task, level, robot or mode."""
     return AssemblyVectorEnv(task, num_envs, randomness, seed, threads, **options)

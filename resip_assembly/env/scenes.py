@@ -21,7 +21,9 @@ CONTROL_STEP_S = 0.1  # 10 Hz, sheet §2.1
 SUBSTEPS = 20
 ARENA_BYTES = 1 << 20  # per world: 256 worlds stay far below 1 GB
 
-CLOSE_M, CLOSE_VIEW = 0.35, (0.7, -0.45, 0.5)  # films: from this far, in this direction of the assembly place
+# Cameras of films: at this distance, in this direction, from so far (m) above the assembly place. "detail" is
+# for parts of a few centimetres; it looks in under the hand.
+FILM_CAMERAS = {"close": (0.35, (0.7, -0.45, 0.5), 0.0), "detail": (0.16, (0.7, -0.45, 0.38), 0.013)}
 SPARE_LIGHTS = ([0.2, 0.5, 1.2], [0.2, -0.5, 1.2], [1.0, 0.5, 1.2], [1.0, -0.5, 1.2], [1.2, 0.0, 0.8])
 
 Indices = NDArray[np.intp]
@@ -125,13 +127,14 @@ def _add_world(spec: mujoco.MjSpec, task: Task) -> None:
     spec.worldbody.add_camera(
         name="front", pos=[1.05, 0, 0.55], quat=looking([-0.6, 0, -0.5], [0, 1, 0]), fovy=45
     )
-    backwards = np.array(CLOSE_VIEW) / np.linalg.norm(CLOSE_VIEW)
-    spec.worldbody.add_camera(
-        name="close",
-        pos=assembly_place(task) + CLOSE_M * backwards,
-        quat=looking(list(-backwards), [-backwards[1], backwards[0], 0]),
-        fovy=35,
-    )
+    for name, (distance, view, above) in FILM_CAMERAS.items():
+        backwards = np.array(view) / np.linalg.norm(view)
+        spec.worldbody.add_camera(
+            name=name,
+            pos=assembly_place(task) + [0, 0, above] + distance * backwards,
+            quat=looking(list(-backwards), [-backwards[1], backwards[0], 0]),
+            fovy=35,
+        )
 
 
 def _add_part(spec: mujoco.MjSpec, part: Part, arm: int) -> None:

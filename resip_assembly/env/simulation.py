@@ -1,4 +1,4 @@
-"""N worlds of one scene, each with its own `MjData`, stepped in native threads.
+"""N worlds of one scene, each with its own `MjData`, stepped in native threads or by MuJoCo Warp.
 
 MuJoCo releases the GIL inside `mj_step`, so a thread pool over worlds uses all cores and each world keeps its
 own solver warm start. Arrays: N worlds, A arms, P parts.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,15 +19,14 @@ from numpy.typing import NDArray
 from resip_assembly import rotations
 from resip_assembly.env import robots
 from resip_assembly.env.scenes import SUBSTEPS, Scene
+from resip_assembly.env.warp_physics import Backend, WarpPhysics
 
+Threads = int | Backend | None  # native threads (None: one per core), or MuJoCo Warp
 Array = NDArray[np.float64]
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # with controls, targets and warm start: continuing is exact
-_BAD = (
-    int(mujoco.mjtWarning.mjWARN_BADQPOS),
-    int(mujoco.mjtWarning.mjWARN_BADQVEL),
-    int(mujoco.mjtWarning.mjWARN_BADQACC),
-)
+_BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADQACC) + 1)  # and BADQVEL
+_SITE = int(mujoco.mjtObj.mjOBJ_SITE)
 
 # The environment reports bad states itself; MuJoCo would also write a line per event to a log file.
 mujoco.set_mju_user_warning(lambda message: None)
@@ -37,10 +37,10 @@ class _Views:
     would cost as much as three physics steps."""
 
     def __init__(self, scene: Scene, data: mujoco.MjData) -> None:
-        self.target_pos = [data.mocap_pos[k] for k in scene.target_mocap]
-        self.target_quat = [data.mocap_quat[k] for k in scene.target_mocap]
+        self.targets = [(data.mocap_pos[k], data.mocap_quat[k]) for k in scene.target_mocap]
         self.ctrl = data.ctrl
         self.sources = (data.qpos, data.qvel, data.xpos, data.xquat, data.site_xpos, data.site_xmat)
+        self.sources += (data.warning.number[_BAD],)
 
 
 class Simulator:
@@ -48,10 +48,10 @@ class Simulator:
 
     ee_pos (N, A, 3) m, ee_quat (N, A, 4) wxyz with w >= 0, ee_linear, ee_angular (N, A, 3) in the world frame
     (m/s, rad/s), width (N, A) m, part_pos (N, P, 3), part_quat (N, P, 4) wxyz, part_speed (N, F, 2): m/s and
-    rad/s of the free parts; bad (N,): MuJoCo met a non-finite or huge number.
+    rad/s of the free parts; bad (N,): MuJoCo met a non-finite or huge number (Warp: or too many contacts).
     """
 
-    def __init__(self, scene: Scene, num_envs: int, threads: int | None = None) -> None:
+    def __init__(self, scene: Scene, num_envs: int, threads: Threads = None) -> None:
         self.scene, self.num_envs = scene, num_envs
         self.data = [mujoco.MjData(scene.model) for _ in range(num_envs)]
         n, a, p = num_envs, scene.task.arms, len(scene.task.parts)
@@ -62,10 +62,17 @@ class Simulator:
         self.part_speed = np.zeros((n, len(scene.free_dof), 2))
         self.bad = np.zeros(n, dtype=bool)
         self._views = [_Views(scene, data) for data in self.data]
-        self._raw = tuple(np.zeros((n, *source.shape)) for source in self._views[0].sources)
+        self._raw = tuple(np.zeros((n, *s.shape), s.dtype) for s in self._views[0].sources)
+        self._warned = self._raw[-1]
         self._twist = np.zeros((n, a, 6))
-        self._warned = np.zeros((n, len(_BAD)), dtype=np.int64)
-        self.threads = max(1, min(threads or os.cpu_count() or 1, num_envs))
+        self._copies = [  # per world: where to, from where
+            [(raw[i, ...], source) for raw, source in zip(self._raw, views.sources, strict=True)]
+            for i, views in enumerate(self._views)
+        ]
+        self._velocities = [list(zip(scene.ee_site, self._twist[i], strict=True)) for i in range(n)]
+        self._warp = WarpPhysics(scene.model, self.data, threads) if isinstance(threads, str) else None
+        native = 1 if isinstance(threads, str) else threads or os.cpu_count() or 1
+        self.threads = max(1, min(native, num_envs))
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         self._state_size = mujoco.mj_stateSize(scene.model, STATE)
 
@@ -86,23 +93,27 @@ class Simulator:
 
     def settle(self, worlds: NDArray[np.intp]) -> None:
         """Refresh the arrays of worlds just placed, and set the hands' targets to where the hands are."""
-        for i in worlds:
+        for i in worlds.tolist():
             self._read(i)
         self._refresh(worlds)
-        for i in worlds:
-            self._aim(i, self.ee_pos[i], self.ee_quat[i])
+        for i in worlds.tolist():
+            self._aim(i, self.ee_pos, self.ee_quat)
 
     def step(self, worlds: NDArray[np.intp], target_pos: Array, target_quat: Array, close: Array) -> None:
         """One control step of `worlds`: targets (N, A, 3), (N, A, 4), fingers closed where `close` (N, A)."""
         grip = np.where(close, robots.GRIP_CLOSED_M, self.scene.task.max_gripper_width / 2)
-        for i in worlds:
-            self._aim(i, target_pos[i], target_quat[i])
-            self._views[i].ctrl[self.scene.grip_actuator] = grip[i]
-        if self._pool is None:
-            self._advance(worlds)
+        if self._warp is not None:
+            for i in worlds.tolist():
+                self._aim(i, target_pos, target_quat, grip)
+            bad = self._warp.step(worlds)
+            for i in worlds.tolist():
+                self._read(i)
+            self._warned[worlds[bad]] = 1
+        elif self._pool is None:
+            self._advance(worlds, target_pos, target_quat, grip)
         else:  # small blocks, because a world in contact takes longer
             blocks = np.array_split(worlds, min(len(worlds), 4 * self.threads) or 1)
-            list(self._pool.map(self._advance, blocks))
+            list(self._pool.map(lambda block: self._advance(block, target_pos, target_quat, grip), blocks))
         self._refresh(worlds)
 
     def get_state(self) -> Array:
@@ -129,15 +140,20 @@ class Simulator:
             self._pool.shutdown()
             self._pool = None
 
-    def _advance(self, worlds: NDArray[np.intp]) -> None:
-        for i in worlds:
-            mujoco.mj_step(self.scene.model, self.data[i], SUBSTEPS)
+    def _advance(self, worlds: NDArray[np.intp], target_pos: Array, target_quat: Array, grip: Array) -> None:
+        model, data = self.scene.model, self.data
+        for i in worlds.tolist():
+            self._aim(i, target_pos, target_quat, grip)
+            mujoco.mj_step(model, data[i], SUBSTEPS)
             self._read(i)
 
-    def _aim(self, i: int, position: Array, quat: Array) -> None:
+    def _aim(self, i: int, target_pos: Array, target_quat: Array, grip: Array | None = None) -> None:
+        """Targets of world i (rows of (N, A, ...) arrays); the fingers stay as they are without `grip`."""
         views = self._views[i]
-        for arm in range(len(position)):
-            views.target_pos[arm][:], views.target_quat[arm][:] = position[arm], quat[arm]
+        for arm, (position, quat) in enumerate(views.targets):
+            position[...], quat[...] = target_pos[i, arm], target_quat[i, arm]
+        if grip is not None:
+            views.ctrl[self.scene.grip_actuator] = grip[i]
 
     def _read(self, i: int) -> None:
         """Copy the kinematics of the state just reached; `mj_step` leaves those of one step before."""
@@ -145,28 +161,25 @@ class Simulator:
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_comVel(model, data)
-        for target, source in zip(self._raw, self._views[i].sources, strict=True):
-            target[i] = source
-        for arm, site in enumerate(self.scene.ee_site):
-            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_SITE, site, self._twist[i, arm], 0)
-        numbers = data.warning.number
-        self._warned[i] = [numbers[kind] for kind in _BAD]
+        for target, source in self._copies[i]:
+            target[...] = source
+        for site, velocity in self._velocities[i]:
+            mujoco.mj_objectVelocity(model, data, _SITE, site, velocity, 0)
 
     def _refresh(self, worlds: NDArray[np.intp]) -> None:
         """The public arrays of `worlds` from the copies, all at once."""
-        scene = self.scene
-        qpos, qvel, xpos, xquat, site_xpos, site_xmat = (raw[worlds] for raw in self._raw)
-        sites, n = list(scene.ee_site), len(worlds)
-        self.bad[worlds] = (
-            self._warned[worlds].any(-1) | ~np.isfinite(qvel).all(-1) | ~np.isfinite(qpos).all(-1)
-        )
-        self.ee_pos[worlds] = site_xpos[:, sites]
-        matrix = np.where(
-            self.bad[worlds, None, None, None], np.eye(3), site_xmat[:, sites].reshape(n, len(sites), 3, 3)
-        )
-        self.ee_quat[worlds] = rotations.matrix_to_quat_wxyz(matrix)
-        self.ee_angular[worlds], self.ee_linear[worlds] = np.split(self._twist[worlds], 2, axis=-1)
-        self.width[worlds] = qpos[:, scene.finger_qpos].sum(-1)
-        self.part_pos[worlds], self.part_quat[worlds] = xpos[:, scene.part_body], xquat[:, scene.part_body]
+        scene, n, sites = self.scene, len(worlds), list(self.scene.ee_site)
+        rows: Any = slice(None) if n == self.num_envs else worlds  # all of them: without copies
+        qpos, qvel, xpos, xquat, site_xpos, site_xmat, warned = (raw[rows] for raw in self._raw)
+        bad = np.asarray(warned.any(-1) | ~np.isfinite(qvel).all(-1) | ~np.isfinite(qpos).all(-1))
+        self.bad[rows] = bad
+        self.ee_pos[rows] = site_xpos[:, sites]
+        matrix = site_xmat[:, sites].reshape(n, len(sites), 3, 3)
+        if bad.any():
+            matrix = np.where(bad[:, None, None, None], np.eye(3), matrix)
+        self.ee_quat[rows] = rotations.matrix_to_quat_wxyz(matrix)
+        self.ee_angular[rows], self.ee_linear[rows] = self._twist[rows, :, :3], self._twist[rows, :, 3:]
+        self.width[rows] = qpos[:, scene.finger_qpos].sum(-1)
+        self.part_pos[rows], self.part_quat[rows] = xpos[:, scene.part_body], xquat[:, scene.part_body]
         velocity = qvel[:, scene.free_dof].reshape(n, len(scene.free_dof), 2, 3)
-        self.part_speed[worlds] = np.linalg.norm(velocity, axis=-1)
+        self.part_speed[rows] = np.linalg.norm(velocity, axis=-1)

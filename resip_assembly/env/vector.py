@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from resip_assembly import rotations
 from resip_assembly.env import robots, scenes
-from resip_assembly.env.simulation import Simulator
+from resip_assembly.env.simulation import Simulator, Threads
 from resip_assembly.env.tasks import Part, Randomness, check_level, pose_is_assembled
 from shared.seeding import derive_seed
 
@@ -29,6 +29,8 @@ DELTA_POSITION_M, DELTA_ROTATION_RAD = 0.025, 0.35  # sheet §2.2
 # Frame of the part poses of single-arm tasks: Euler (pi, 0, pi/2) at (0.3015, 0, 0) of the base (sheet §3.1)
 TAG_POSITION = np.array([0.3015, 0.0, 0.0])
 TAG_QUAT = np.array([0.0, np.sqrt(0.5), np.sqrt(0.5), 0.0])
+_TO_TAG = rotations.quat_conjugate(TAG_QUAT)
+_TO_TAG_MATRIX = rotations.quat_wxyz_to_matrix(_TO_TAG)
 WORKSPACE_M = np.array([[-0.1, -0.7, -0.05], [1.0, 0.7, 0.8]])  # a part outside it is lost
 OBS_LIMIT = 100.0  # m, m/s, rad/s: no sane state comes near
 MAX_SPEED = np.array([10.0, 300.0])  # m/s and rad/s of a free part: more is a solver failure, not a push
@@ -55,7 +57,7 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         num_envs: int,
         randomness: str = "low",
         seed: int = 0,
-        threads: int | None = None,
+        threads: Threads = None,
         *,
         robot: robots.RobotName = "floating",
         action_mode: ActionMode = "absolute",
@@ -70,7 +72,7 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
             "threads": threads,
             "max_episode_steps": max_episode_steps,
         }.items():
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         modes = {"same_step": AutoresetMode.SAME_STEP, "disabled": AutoresetMode.DISABLED}
         for name, value, known in (
@@ -97,9 +99,9 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         n, goals = num_envs, len(self.task.goals)
-        self._pairs = [
-            (self.task.part_index(g.first), self.task.part_index(g.second)) for g in self.task.goals
-        ]
+        pairs = [(self.task.part_index(g.first), self.task.part_index(g.second)) for g in self.task.goals]
+        self._joined = np.unique(pairs)  # parts that a goal names
+        self._pairs = [tuple(pair) for pair in np.searchsorted(self._joined, pairs).tolist()]  # in that order
         self._nominal_quat = np.array(
             [self._in_part_frame(*scenes.nominal_pose(p))[1] for p in self.task.parts]
         )
@@ -155,8 +157,9 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         terminated = np.asarray(self._assembled.all(-1))
         self._check_truncation(terminated)
         truncated = np.asarray(self._reason != "", dtype=bool)
-        terminated &= ~np.isin(self._reason, FAILURES)
-        earned = np.asarray(newly.any(-1)) & ~np.isin(self._reason, FAILURES)
+        sound = ~np.isin(self._reason, FAILURES)
+        terminated &= sound
+        earned = np.asarray(newly.any(-1)) & sound
         reward = np.where(earned, np.float32(1), np.float32(0))
 
         self._observe(worlds[~self.simulator.bad[worlds]])  # a bad world keeps its last good observation
@@ -249,10 +252,14 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
     def _check_goals(self, worlds: NDArray[np.intp]) -> Bools:
         """Update the latches of the stepped worlds; (N, G) true where a goal is met for the first time."""
         newly = np.zeros_like(self._assembled)
-        for g, (goal, (first, second)) in enumerate(zip(self.task.goals, self._pairs, strict=True)):
-            position, matrix = self._relative_pose(first, second)
+        poses = self._joined_poses()
+        known: dict[tuple[int, ...], tuple[Array, ...]] = {}  # a pair may have two goals: insert, screw
+        for g, (goal, pair) in enumerate(zip(self.task.goals, self._pairs, strict=True)):
+            if pair not in known:
+                position, matrix = _relative_pose(*poses, *pair)
+                known[pair] = position, matrix, np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+            position, matrix, heading = known[pair]
             met = pose_is_assembled(goal, position, matrix)
-            heading = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
             if goal.twist_rad:
                 turned = -np.angle(np.exp(1j * (heading - self._heading[:, g])))
                 seated = met & self._assembled[:, :g].all(-1)
@@ -277,46 +284,38 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         ):
             self._reason[found & (self._reason == "")] = reason
 
-    def _relative_pose(self, first: int, second: int) -> tuple[Array, Array]:
-        """T_first^-1 T_second: (N, 3) m and (N, 3, 3)."""
-        pos, quat = self.simulator.part_pos, self.simulator.part_quat
-        usable = np.where(self.simulator.bad[:, None, None], [1.0, 0.0, 0.0, 0.0], quat)
-        inverse = np.swapaxes(rotations.quat_wxyz_to_matrix(usable[:, first]), -1, -2)
-        offset = np.einsum("nij,nj->ni", inverse, pos[:, second] - pos[:, first])
-        return offset, inverse @ rotations.quat_wxyz_to_matrix(usable[:, second])
+    def _joined_poses(self) -> tuple[Array, Array]:
+        """(N, J, 3), (N, J, 3, 3) of the parts that goals name; some rotation where a state is bad."""
+        simulator = self.simulator
+        quat = simulator.part_quat[:, self._joined]
+        if simulator.bad.any():
+            quat[simulator.bad] = [1.0, 0.0, 0.0, 0.0]
+        return simulator.part_pos[:, self._joined], rotations.quat_wxyz_to_matrix(quat)
 
     # ---- observation
 
     def _observe(self, worlds: NDArray[np.intp]) -> None:
         if not len(worlds):
             return
-        simulator = self.simulator
-        velocity = [simulator.ee_linear[worlds], simulator.ee_angular[worlds]]
+        simulator, n = self.simulator, len(worlds)
+        rows: Any = slice(None) if n == self.num_envs else worlds  # all of them: without copies
+        velocity = [simulator.ee_linear[rows], simulator.ee_angular[rows]]
         if self.task.arms > 1:  # the authors' two-arm environment has MuJoCo's order, rotation first
             velocity.reverse()
-        arm_state = np.concatenate(
-            [
-                simulator.ee_pos[worlds],
-                rotations.quat_wxyz_to_rot6d(simulator.ee_quat[worlds]),
-                *velocity,
-                simulator.width[worlds][..., None],
-            ],
-            axis=-1,
-        )
-        position, quat = self._in_part_frame(simulator.part_pos[worlds], simulator.part_quat[worlds])
+        ee_rot6d = rotations.quat_wxyz_to_rot6d(simulator.ee_quat[rows])
+        arm_state = [simulator.ee_pos[rows], ee_rot6d, *velocity, simulator.width[rows][..., None]]
+        position, quat = self._in_part_frame(simulator.part_pos[rows], simulator.part_quat[rows])
         # of the two signs the one nearer to the part's nominal rotation, so that no episode sees it jump
         sign = np.where((quat * self._nominal_quat).sum(-1, keepdims=True) < 0, -1.0, 1.0)
-        part_state = np.concatenate([position, rotations.wxyz_to_xyzw(sign * quat)], axis=-1)
-        obs = np.concatenate([state.reshape(len(worlds), -1) for state in (arm_state, part_state)], axis=-1)
-        self._obs[worlds] = np.clip(obs, -OBS_LIMIT, OBS_LIMIT)
+        part_state = [position, rotations.wxyz_to_xyzw(sign * quat)]
+        obs = [np.concatenate(state, axis=-1).reshape(n, -1) for state in (arm_state, part_state)]
+        self._obs[rows] = np.clip(np.concatenate(obs, axis=-1), -OBS_LIMIT, OBS_LIMIT)
 
     def _in_part_frame(self, position: Array, quat: Array) -> tuple[Array, Array]:
         """World poses (..., 3), (..., 4) in the frame of the observation's part poses."""
         if self.task.arms > 1:
             return position, quat
-        inverse = rotations.quat_conjugate(TAG_QUAT)
-        matrix = rotations.quat_wxyz_to_matrix(inverse)
-        return (position - TAG_POSITION) @ matrix.T, rotations.quat_multiply(inverse, quat)
+        return (position - TAG_POSITION) @ _TO_TAG_MATRIX.T, rotations.quat_multiply(_TO_TAG, quat)
 
     def _info(self, success: Bools | None = None) -> dict[str, Any]:
         return {
@@ -326,6 +325,12 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
             "elapsed_steps": self._elapsed.copy(),
             "episode": self._episode.copy(),
         }
+
+
+def _relative_pose(pos: Array, matrix: Array, first: int, second: int) -> tuple[Array, Array]:
+    """T_first^-1 T_second: (N, 3) m and (N, 3, 3)."""
+    inverse = np.swapaxes(matrix[:, first], -1, -2)
+    return np.einsum("nij,nj->ni", inverse, pos[:, second] - pos[:, first]), inverse @ matrix[:, second]
 
 
 def _draw_offset(part: Part, level: Randomness, rng: np.random.Generator) -> tuple[Array, float]:

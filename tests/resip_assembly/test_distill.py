@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from resip_assembly import behaviour_cloning, image_data, vision_encoder
+from resip_assembly import behaviour_cloning, image_data, vision_encoder, watch
 from resip_assembly.behaviour_cloning import CloneConfig
 from resip_assembly.checkpoints import Identity
 from resip_assembly.config import PRESETS, Simulation
@@ -325,7 +326,9 @@ def test_the_agent_renders_only_when_its_plan_has_run_out(env) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_scaling_curve(env, tmp_path: Path) -> None:
+def test_the_command_makes_a_scaling_curve_and_watch_films_it(
+    env, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     start = tmp_path / "start"  # as train.py leaves it; the expert teaches, so no policy is needed
     start.mkdir()
     cfg = dataclasses.replace(PRESETS["smoke"], start=None)
@@ -342,6 +345,28 @@ def test_the_command_makes_a_scaling_curve(env, tmp_path: Path) -> None:
     assert image_data.read_card(tmp_path / "run" / "images" / "rollouts").episodes == 2
     assert image_data.read_card(tmp_path / "run" / "images" / "demonstrations").episodes == 1
     load_student(tmp_path / "run" / "student-1" / "policy", Identity("peg_in_hole"))
+
+    film = tmp_path / "film.gif"
+    options = [str(tmp_path / "run"), "--episodes", "1", "--out", str(film)]
+    capsys.readouterr()
+    watch.main(options)
+    said = capsys.readouterr().out
+    assert "scripted expert: 1 of 1 episodes assembled" in said
+    assert "student of images, 2 rollouts: " in said
+    with Image.open(film) as image:
+        assert image.size == (640, 500)  # two policies side by side, two cameras one above the other
+    watch.main([*options, "--policy", "student", "--rollouts", "1", "--camera", "front"])
+    said = capsys.readouterr().out
+    assert "student of images, 1 rollouts: " in said
+    assert "expert" not in said
+    with Image.open(film) as image:
+        assert image.size == (320, 260)
+    with pytest.raises(SystemExit, match="holds no student of 3 rollouts; it holds: 1, 2"):
+        watch.main([*options, "--rollouts", "3"])
+    with pytest.raises(
+        SystemExit, match="unknown camera 'left' of peg_in_hole; there are front, close, detail"
+    ):
+        watch.main([*options, "--policy", "expert", "--camera", "left"])
 
 
 def test_a_start_that_is_no_run_is_refused(tmp_path: Path) -> None:

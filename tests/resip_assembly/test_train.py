@@ -111,6 +111,13 @@ def test_watch_says_what_is_wrong(tmp_path: Path) -> None:
         watch.main([str(tmp_path), "--episodes", "0"])
 
 
+def test_students_are_not_looked_for_in_a_run_of_train(whole: tuple[Path, str]) -> None:
+    with pytest.raises(
+        SystemExit, match=r"is a run of train\.py; --policy student and --rollouts are distill"
+    ):
+        watch.main([str(whole[0]), "--policy", "student"])
+
+
 def test_without_opengl_there_is_no_film_but_a_sentence(
     whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

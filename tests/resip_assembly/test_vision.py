@@ -44,6 +44,25 @@ def test_images_are_a_function_of_the_pose_alone(env) -> None:
     seen.close()
 
 
+def test_the_detail_camera_shows_where_the_peg_goes(env) -> None:
+    try:
+        renderer = rendering.make_renderer(env.scene.model)
+    except NoRendering as error:
+        pytest.skip(str(error))
+    renderer.enable_segmentation_rendering()
+    hole = np.flatnonzero(env.scene.model.geom_bodyid == env.scene.part_body[1])
+    for data in env.simulator.data:  # wherever the reset put it
+        shown = {
+            name: np.isin(rendering.render(renderer, env.scene.model, data, name)[..., 0], hole)
+            for name in ("close", "detail")
+        }
+        assert shown["detail"].sum() > 4 * shown["close"].sum() > 0
+        rows, columns = np.nonzero(shown["detail"])
+        assert 80 < rows.min() < rows.max() < 210  # room above it for the peg
+        assert 60 < columns.min() < columns.max() < 260
+    renderer.close()
+
+
 @pytest.mark.parametrize("looks", ["base", "full"])
 def test_looks_are_redrawn_within_the_sheets_ranges(env, looks: vision.Looks) -> None:
     seen = cameras(env, looks)
