@@ -136,7 +136,9 @@ def evaluate_once(bundle: Bundle, task: Task, cfg: Config, path: Path) -> list[R
 def save_records(records: Sequence[Record], path: Path) -> None:
     """A row per image as gzipped CSV, the same bytes for the same records; all of it or nothing."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Record)], lineterminator="\n")
+    names = [field.name for field in fields(Record)]
+    # quotes everywhere: a reply may hold a bare carriage return
+    writer = csv.DictWriter(text, names, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows({k: int(v) if isinstance(v, bool) else v for k, v in asdict(r).items()} for r in records)
     part = path.with_name(f".{path.name}.tmp")

@@ -86,6 +86,7 @@ def test_records_are_read_back_equal_and_their_file_is_deterministic(tmp_path: P
     rows = [
         record("base", 'a "quoted", one\nline', "owl"),
         record("new", "東京", "東京", truncated=True, length=9),
+        record("new", "bare\rreturn", "owl"),
     ]
     one, other = tmp_path / "one.csv.gz", tmp_path / "other.csv.gz"
     save_records(rows, one)
