@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from resip_assembly.arms import residual_config
 from resip_assembly.evidence import Evidence
 from resip_assembly.taxonomy import SUCCESS
 from shared import stats
@@ -29,15 +30,15 @@ BARS = {
     "resip": ("ResiP", "#0072B2"),
 }
 LEARNERS = ("mlp_c_ppo", "dppo", "rerank", "resip_held", "resip_plain", "resip")
-# lessons -> policy, of each kind of student; without a number of lessons in its name: 200
-TAUGHT = {
-    "state, demonstrations": ("student_demos_200", "student_demos_1000", "student_demos_5000"),
+TAUGHT = {  # kind of student -> policies
+    "state, demonstrations": ("dp", "student_demos_200", "student_demos_1000", "student_demos_5000"),
     "state, ResiP rollouts": ("student_residual",),
     "state, base rollouts": ("student_base",),
     "images, ResiP rollouts": ("vision_residual_50", "vision_residual_100", "vision_residual_200"),
     "images, demonstrations": ("vision_demos_200",),
     "images, base rollouts": ("vision_base_200",),
 }
+TICKS = (50, 100, 200, 1000, 5000)
 TEACHERS = {"demonstrations": "#4d4d4d", "ResiP rollouts": "#0072B2", "base rollouts": "#E69F00"}
 PHASE_COLORS = {
     SUCCESS: "#009E73",
@@ -130,6 +131,13 @@ def learning_curves(records: list[dict[str, Any]], evidence: Evidence) -> Figure
     return figure
 
 
+def lessons(policy: str, task: str) -> int:
+    """Episodes that a student learned from: 200 without a number in its name; the base has its own."""
+    if policy == "dp":
+        return residual_config(task).demos.episodes
+    return int(policy.rpartition("_")[2]) if policy[-1].isdigit() else 200
+
+
 def students(evidence: Evidence) -> Figure:
     """Success of students over the number of episodes that they learned from, by teacher and by what they
     see."""
@@ -142,20 +150,21 @@ def students(evidence: Evidence) -> Figure:
                 continue
             sees, teacher = label.split(", ")
             won = [evidence.success(task, policy, evidence.seeds(task, policy)) for policy in shown]
-            lessons = [int((policy.rpartition("_")[2]) if policy[-1].isdigit() else 200) for policy in shown]
+            learned_from = [lessons(policy, task) for policy in shown]
             rates = np.array([w.mean() for w in won])
             low, high = np.array([stats.wilson(int(w.sum()), w.size) for w in won]).T
             line = {"ls": "-" if sees == "state" else ":", "marker": "o" if sees == "state" else "s", "ms": 5}
             bars = np.abs([rates - low, high - rates])
-            axis.errorbar(lessons, rates, bars, color=TEACHERS[teacher], label=label, capsize=2, **line)
+            axis.errorbar(learned_from, rates, bars, color=TEACHERS[teacher], label=label, capsize=2, **line)
         if evidence.seeds(task, "resip"):
             teacher_rate = evidence.success(task, "resip", evidence.seeds(task, "resip")).mean()
             axis.axhline(
                 teacher_rate, color=TEACHERS["ResiP rollouts"], lw=0.8, ls="--", label="ResiP itself"
             )
-        axis.set(
-            title=task, xscale="log", xlabel="episodes learned from", ylabel="success rate", ylim=(0, 1.03)
-        )
+        axis.set(title=task, xlabel="episodes learned from", ylabel="success rate")
+        axis.set(xscale="log", xlim=(40, 6500), ylim=(0, 1.03))
+        axis.set_xticks(TICKS, [f"{n:,}" for n in TICKS])
+        axis.minorticks_off()
         if axis.lines:
             axis.legend(fontsize=7)
     return figure
