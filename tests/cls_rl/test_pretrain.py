@@ -317,10 +317,10 @@ def test_a_short_recipe_learns_formats_and_lists(tmp_path: Path, monkeypatch: py
         pretrain.PRESETS["smoke"], vision_steps=150, language_steps=1000, save_every=500, sets=("animals",)
     )
     policy = load(pretrain.pretrain(recipe, tmp_path))
-    asked = {"animals": [Query(name, name, tuple(NAMES[:8]), ROSE.question) for name in NAMES[:8]] * 4}
+    asked = {"animals": [Query(name, name, tuple(NAMES[:8]), ROSE.question) for name in NAMES[:8]] * 64}
     thinking, direct = (
         gate.describe(gate.answer(policy, method, asked, 1.0, 0)) for method in ("thinking", "no_thinking")
     )
     assert thinking["format"] > 0.5
     assert direct["in_list"] > 0.5
-    assert direct["reward"] > 2 / 8, "chance is 1 / 8"
+    assert direct["reward"] > 1.3 / 8, "chance is 1 / 8, with a standard error of 0.015"
