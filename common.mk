@@ -7,7 +7,7 @@ ARGS ?=
 ROOT := $(if $(PAPER),..,.)
 VENV := $(ROOT)/.venv
 PY := $(VENV)/bin/python
-PAPERS := alignment_study tool_env_rl resip_assembly cls_rl adactrl
+PAPERS := adactrl alignment_study tool_env_rl resip_assembly cls_rl
 BUILT := $(patsubst $(ROOT)/%/train.py,%,$(wildcard $(PAPERS:%=$(ROOT)/%/train.py)))
 UNBUILT := $(if $(PAPER),$(if $(filter $(PAPER),$(BUILT)),,yes))
 # The environment is kept while the pins and the clone's place stay the same: their checksum is the stamp's name.

@@ -170,7 +170,9 @@ def load(
             raise ValueError(f"side={side}, but {folder} takes {made_for}-pixel pictures; leave side out")
         return Bundle(model.eval(), load_processor(folder), made_for)
     if folder == SHIPPED or (folder.is_dir() and not (folder / "config.json").is_file()):
-        raise FileNotFoundError(f"{folder} holds no model; run python -m cls_rl.pretrain, or name another")
+        raise FileNotFoundError(
+            f"{folder} holds no model; run make pretrain, then --model.name runs/pretrain/model"
+        )
     source = str(folder) if folder.is_dir() else str(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")

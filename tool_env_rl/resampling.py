@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from shared.seeding import derive_seed
 from tool_env_rl.evaluation import Evaluation, chain_answers
@@ -207,9 +208,7 @@ def _level_rows(run: Evaluation) -> list[list[float]]:
 
 def _rank_correlation(by_level: Array) -> float:
     """Spearman's of (seeds, levels, environments) against the level."""
-    flat = by_level.ravel()
-    _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse].reshape(by_level.shape)
+    ranks = rankdata(by_level).reshape(by_level.shape)
     levels = np.arange(by_level.shape[1], dtype=float)
     mean_ranks = ranks.mean(axis=(0, 2))
     spread = ranks.std() * levels.std()

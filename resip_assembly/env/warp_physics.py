@@ -1,6 +1,6 @@
 """Physics of all worlds at once by MuJoCo Warp, in float32, in place of `mj_step` in native threads.
 
-Optional: `pip install "five-rl-papers[warp]"`. The state stays in each world's `MjData`; a control step
+Optional: `pip install -e ".[warp]"`. The state stays in each world's `MjData`; a control step
 copies it to the device and back. Resets, snapshots, read-out and images are those of native stepping.
 """
 
@@ -102,7 +102,7 @@ def _modules(backend: Backend) -> tuple[Any, Any]:
     except ImportError as error:
         raise ValueError(
             f"threads={backend!r} needs MuJoCo Warp, which cannot be imported ({error}); "
-            'pip install "five-rl-papers[warp]", or give a number of native threads'
+            'pip install -e ".[warp]" at the repository\'s root, or give a number of native threads'
         ) from error
     warp.init()
     if backend == "warp" and not warp.is_cuda_available():

@@ -314,7 +314,7 @@ def test_a_short_recipe_learns_formats_and_lists(tmp_path: Path, monkeypatch: py
     """The whole recipe in about a minute of CPU time on made-up drawings, then sampled replies."""
     made_up_store(monkeypatch)
     recipe = replace(
-        pretrain.PRESETS["smoke"], vision_steps=150, language_steps=1000, save_every=500, sets=("animals",)
+        pretrain.PRESETS["smoke"], vision_steps=150, language_steps=1400, save_every=700, sets=("animals",)
     )
     policy = load(pretrain.pretrain(recipe, tmp_path))
     asked = {"animals": [Query(name, name, tuple(NAMES[:8]), ROSE.question) for name in NAMES[:8]] * 64}
@@ -323,4 +323,4 @@ def test_a_short_recipe_learns_formats_and_lists(tmp_path: Path, monkeypatch: py
     )
     assert thinking["format"] > 0.5
     assert direct["in_list"] > 0.5
-    assert direct["reward"] > 1.3 / 8, "chance is 1 / 8, with a standard error of 0.015"
+    assert direct["reward"] > 2 / 8, "chance is 1 / 8, with a standard error of 0.015"

@@ -35,7 +35,7 @@ def test_what_cannot_run_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="unknown threads='wrap'; a number of native threads, 'warp' or"):
         make_vector("peg_in_hole", 1, threads="wrap")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "warp", None)
-    with pytest.raises(ValueError, match=r'pip install "five-rl-papers\[warp\]", or give a number of native'):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[warp\]" at .* or give a number of native'):
         make_vector("peg_in_hole", 1, threads="warp")
 
 
