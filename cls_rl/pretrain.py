@@ -3,6 +3,7 @@
 1. vision: the tower and its merger learn the names of all concepts that the pretraining vendors drew.
 2. naming: the language model, on cached picture features, answers short prompts and repeats short lists.
 3. lists: prompts of all methods with 2 to 40 names, told apart by picture and list together.
+4. choosing: as 3, but most pictures resemble a near name that the list lacks, as pictures of new families do.
 
 The tower is frozen after 1. A killed run goes on where it saved last, with the same bits.
 """
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ class Recipe:
     language_steps: int = 3600
     language_batch: int = 32
     language_lr: float = 2e-3
+    choosing_steps: int = 500
+    choosing_lr: float = 7e-4
     save_every: int = 200
     sets: tuple[str, ...] = tuple(data_sets.SETS)
     only_sets: bool = False  # leave out the concepts of no data set
@@ -63,7 +66,8 @@ _SMALLEST = ModelConfig(
 PRESETS = {
     "full": Recipe(),
     "smoke": Recipe(
-        vision_steps=60, vision_batch=32, views=2, language_steps=160, language_batch=16, save_every=50,
+        vision_steps=60, vision_batch=32, views=2, language_steps=160, language_batch=16,
+        choosing_steps=20, save_every=50,
         sets=("animals", "food"), only_sets=True, model=_SMALLEST,
     ),
 }  # fmt: skip
@@ -165,7 +169,8 @@ def pretrain(recipe: Recipe, out: Path) -> Path:
     features, seen = cached_features(recipe, model, pictures)
     cumulative = torch.tensor(weights).cumsum(0).tolist()
     corpus = Corpus([known[d.name] for d in chosen], seen, features, cumulative, pictures.names)
-    learn_to_read(recipe, out, bundle, head, corpus)
+    learn_to_read(recipe, out, bundle, head, corpus, "language")
+    learn_to_read(recipe, out, bundle, head, corpus, "choosing")
     save(bundle, out / "model")
     shutil.rmtree(out / "unfinished", ignore_errors=True)
     print(f"wrote {out / 'model'}; next: python -m cls_rl.gate {out / 'model'}")
@@ -236,14 +241,21 @@ def cached_features(
     return torch.stack(features), seen
 
 
-def learn_to_read(recipe: Recipe, out: Path, bundle: Bundle, head: NameHead, corpus: Corpus) -> None:
-    """Stages 2 and 3: the language model alone learns to reply; `out`/unfinished can be tried meanwhile."""
-    model = bundle.model
+def learn_to_read(
+    recipe: Recipe,
+    out: Path,
+    bundle: Bundle,
+    head: NameHead,
+    corpus: Corpus,
+    stage: Literal["language", "choosing"],
+) -> None:
+    """Stages 2 and 3, or 4: the language model alone learns to reply; `out`/unfinished can be tried."""
+    model, choosing = bundle.model, stage == "choosing"
+    steps = recipe.choosing_steps if choosing else recipe.language_steps
+    peak_lr = recipe.choosing_lr if choosing else recipe.language_lr
     parameters = list(model.model.language_model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, recipe.language_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    run = Run(out, "language", model, head, optimizer, recipe.language_steps)
+    optimizer = torch.optim.AdamW(parameters, peak_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    run = Run(out, stage, model, head, optimizer, steps)
     drawn: dict[int, list[pretrain_language.Batch]] = {}
 
     def loss(step: int) -> tuple[Tensor, Tensor]:
@@ -252,13 +264,13 @@ def learn_to_read(recipe: Recipe, out: Path, bundle: Bundle, head: NameHead, cor
             save(bundle, out / "unfinished")
         if number not in drawn:
             drawn.clear()
-            progress = number * pretrain_language.CHUNK / recipe.language_steps
+            progress = 1.0 if choosing else number * pretrain_language.CHUNK / steps
             drawn[number] = pretrain_language.chunk(
-                bundle.processor, corpus, recipe.language_batch, progress, recipe.seed, number
+                bundle.processor, corpus, recipe.language_batch, progress, recipe.seed, number, choosing
             )
         return pretrain_language.reply_loss(model, drawn[number][place])
 
-    _train(run, recipe, recipe.language_lr, parameters, loss)
+    _train(run, recipe, peak_lr, parameters, loss)
 
 
 def _train(

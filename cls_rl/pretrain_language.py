@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -24,6 +25,7 @@ from shared.seeding import derive_seed
 CHUNK = 16  # batches drawn together and sorted by length
 NAMING = 0.3  # of the steps: short prompts first, with lists of up to 8 names
 GROWING = 0.2  # of the steps: then lists grow to up to 40
+LOOKALIKES = 0.7  # of the list rows of the last stage: what is blended in is a near name outside the list
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Corpus:
     weights: list[float]  # how often each drawing is drawn
     everything: list[str]  # all names
 
+    @cached_property
+    def drawings(self) -> dict[str, list[int]]:
+        """Name -> its drawings."""
+        found: dict[str, list[int]] = {}
+        for index, concept in enumerate(self.concepts):
+            found.setdefault(concept.name, []).append(index)
+        return found
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -47,14 +57,18 @@ class Batch:
     features: Tensor  # (R, T, hidden)
 
 
-def chunk(processor: Any, corpus: Corpus, rows: int, progress: float, seed: int, number: int) -> list[Batch]:
+def chunk(
+    processor: Any, corpus: Corpus, rows: int, progress: float, seed: int, number: int, choosing: bool = False
+) -> list[Batch]:
     """CHUNK batches of `rows` rows each, each of rows of similar length, in random order.
 
     Args:
         progress: 0 to 1; up to NAMING the rows are short, later most have lists of up to 40 names.
+        choosing: the last stage, in which pictures resemble near names that the list lacks.
     """
-    rng = Random(derive_seed(seed, "rows", number))
-    drawn = [_draw(corpus, progress, rng) for _ in range(CHUNK * rows)]
+    rng = Random(derive_seed(seed, "choosing" if choosing else "rows", number))
+    draw = _draw_choice if choosing else _draw
+    drawn = [draw(corpus, progress, rng) for _ in range(CHUNK * rows)]
     replies = [row.reply + processor.tokenizer.eos_token for row, _ in drawn]
     chats = chat_texts(processor, [row.user for row, _ in drawn], corpus.features.shape[2])
     prompt_ids = processor.tokenizer(chats, add_special_tokens=False)["input_ids"]
@@ -146,6 +160,22 @@ def _draw(corpus: Corpus, progress: float, rng: Random) -> tuple[Row, tuple[int,
         other = rng.randrange(len(corpus.concepts))
         other = index if corpus.concepts[other].name in names else other
     return text.list_row(concept, names, seen, text.choose_method(rng), rng), (view, index, other)
+
+
+def _draw_choice(corpus: Corpus, progress: float, rng: Random) -> tuple[Row, tuple[int, int, int]]:
+    """As `_draw`, but most rows list half of the near names, and the picture is blended with one of the other
+    half: only who reads the list answers with an option."""
+    index = rng.choices(range(len(corpus.concepts)), cum_weights=corpus.weights)[0]
+    view, concept = rng.randrange(len(corpus.features)), corpus.concepts[index]
+    others = [name for name in concept.near if name != concept.name and name in corpus.drawings]
+    if rng.random() >= LOOKALIKES or len(others) < 2:
+        return _draw(corpus, progress, rng)
+    rng.shuffle(others)
+    listed, absent = others[: len(others) // 2], others[len(others) // 2 :]
+    names = [concept.name, *listed]
+    rng.shuffle(names)
+    row = text.list_row(concept, names, corpus.colours[view][index], text.choose_method(rng), rng)
+    return row, (view, index, rng.choice(corpus.drawings[rng.choice(absent)]))
 
 
 def _blended(corpus: Corpus, chosen: Sequence[tuple[int, int, int]], generator: torch.Generator) -> Tensor:

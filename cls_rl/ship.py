@@ -117,7 +117,8 @@ def card(
         side=sizes["side"],
         tokens=(sizes["side"] // sizes["patch"] // sizes["merge"]) ** 2,
         command=f"python -m cls_rl.pretrain --out DIR --seed {recipe['seed']}",
-        steps=f"{recipe['vision_steps']:,} + {recipe['language_steps']:,} updates",
+        steps=" + ".join(f"{recipe[f'{s}_steps']:,}" for s in ("vision", "language", "choosing"))
+        + " updates",
         commit=made["commit"],
         seed=recipe["seed"],
         minutes=sum(seconds.values()) / 60,

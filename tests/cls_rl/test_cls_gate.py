@@ -128,7 +128,14 @@ def run_dir(tmp_path: Path, pictures: None, monkeypatch: pytest.MonkeyPatch) -> 
     folder = tmp_path / "run"
     save(bundle(), folder / "model")
     sizes = {"side": 64, "patch": 16, "merge": 2}
-    recipe = {"seed": 7, "vision_steps": 3000, "language_steps": 900, "sets": ["animals"], "model": sizes}
+    recipe = {
+        "seed": 7,
+        "vision_steps": 3000,
+        "language_steps": 900,
+        "choosing_steps": 4,
+        "sets": ["animals"],
+        "model": sizes,
+    }
     (folder / "recipe.json").write_text(json.dumps(recipe))
     versions = {"torch": "2.13", "transformers": "5.23"}
     made = {"dirty": False, "commit": "abc", "hardware": "a CPU, 2 cores", "versions": versions}

@@ -219,6 +219,19 @@ def test_answers_are_in_their_list(small: tuple[Any, Any]) -> None:
         assert "red rose" in extract_answer(row.reply)
 
 
+def test_the_last_stage_blends_in_near_names_that_the_list_lacks() -> None:
+    data = corpus(torch.zeros(2, len(NAMES), 4, TINY.hidden))
+    rng, lookalikes = Random(2), 0
+    for _ in range(300):
+        row, (_, index, other) = pretrain_language._draw_choice(data, 1.0, rng)
+        listed = row.user.split("[ ")[-1].split("].")[0].split(", ")
+        if other != index and len(listed) == 1 + (len(NAMES) - 1) // 2:
+            lookalikes += 1
+            assert NAMES[index] in listed
+            assert NAMES[other] not in listed
+    assert lookalikes > 150
+
+
 def square(name: str, side: int = 96) -> Image.Image:
     """A made-up drawing: a square in the name's colour on nothing."""
     image = Image.new("RGBA", (side, side))
@@ -268,6 +281,7 @@ def test_loss_falls_and_a_killed_run_ends_with_the_same_bits(
     shares = [line for line in capsys.readouterr().out.splitlines() if line.startswith("few-shot families")]
     assert len(shares) == 1
     assert 1 / 8 < float(shares[0].split()[-2]) <= 1, "chance is 1 / 8"
+    assert {row["stage"] for row in rows} == {"vision", "language", "choosing"}
     for stage in ("vision", "language"):
         losses = [row["loss"] for row in rows if row["stage"] == stage]
         assert losses[-1] < losses[0]
