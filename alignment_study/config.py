@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from alignment_study.families import MAX_COMPLETION, WORLDS, WorldName
+from alignment_study.kor_bench import TASKS as KOR_BENCH
 from alignment_study.one_shot import How
 from alignment_study.rewards import Kind
 from alignment_study.trainer import OBJECTIVE, Samples
@@ -32,7 +33,7 @@ class Data:
 
     aligned: str | None = None
     weak: str | None = None
-    data_dir: str | None = None  # folder with local JSONL copies, instead of the hub
+    data_dir: str | None = None  # folder with local copies (JSONL, parquet), instead of the hub
     train_problems: int = 100_000  # at most; the whole training set if it has fewer
 
 
@@ -242,11 +243,10 @@ _QWEN = Config(
     train_family="deepscaler",  # [CODE] agentica-org/DeepScaleR-Preview-Dataset
     eval=Eval(tasks=("math500", "aime24")),
 )
-# [CODE] SynLogic-Easy. Its 27 verifiers are not part of this package: the rows come as a local JSONL file
-# with question, answer and subtask, and `verifiers.any_kind` compares the answers.
 _LOGIC = {
-    "train_family": "synlogic_easy_train.jsonl",
-    "eval": Eval(tasks=("synlogic_easy_validation.jsonl",)),
+    "train_family": "synlogic-easy",  # [CODE] MiniMaxAI/SynLogic, config easy
+    # [OURS] what the paper reports; the repository holds no evaluation of KOR-Bench
+    "eval": Eval(tasks=("synlogic-easy", *KOR_BENCH)),
 }
 _LLAMA = replace(_QWEN, base="meta-llama/Llama-3.1-8B-Instruct")  # [CODE], gated on the hub
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignment_study import one_shot, sampling, verifiers
+from alignment_study import kor_bench, one_shot, sampling, verifiers
 from alignment_study.config import Config
 from alignment_study.families import Split
 from alignment_study.rewards import Verify
-from alignment_study.tasks import SETS, Problem, Task, check_golds, load_task
+from alignment_study.sources import SETS
+from alignment_study.tasks import Problem, Task, check_golds, load_task
 from shared import checkpoint
 from shared.seeding import derive_seed
 
@@ -121,7 +122,8 @@ def _load(cfg: Config, name: str, split: Split, n: int, seed: int) -> Task:
     if name.endswith(".jsonl") and cfg.data.data_dir:
         where = str(Path(cfg.data.data_dir).expanduser() / name)
     both: tuple[Split, Split] = ("train", "test")
-    sides: list[Split] = ["test"] if name.endswith(".jsonl") else list(SETS.get(name, both))
+    tests_only = name.endswith(".jsonl") or name in kor_bench.TASKS
+    sides: list[Split] = ["test"] if tests_only else list(SETS.get(name, both))
     used_twice = name in (cfg.aligned, cfg.weak, cfg.train_family) and name in cfg.tasks
     divide = len(sides) == 1 and used_twice
     source = split if split in sides else sides[0]

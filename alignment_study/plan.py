@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from alignment_study import kor_bench
 from alignment_study.base_models import BASES
 from alignment_study.config import UPDATES_PER_STEP, Config
 from alignment_study.dynamic_sampling import MAX_GENERATION_BATCHES
-from alignment_study.tasks import SETS
+from alignment_study.sources import SETS
 
 EXPECTED_TIME = {
     "smoke": "under a minute",
@@ -145,10 +146,12 @@ def _source(task: str, cfg: Config) -> str:
         return f"{task} in {cfg.data.data_dir or 'the current folder'}"
     if task.startswith("rg:"):
         return f"{task} (reasoning-gym)"
-    if task not in SETS:
+    if task not in SETS and task not in kor_bench.TASKS:
         return f"{task} (generated)"
     if cfg.data.data_dir:
         return f"{task} in {cfg.data.data_dir}"
+    if task in kor_bench.TASKS:
+        return f"{task} (github.com/{kor_bench.REPOSITORY} @ {kor_bench.COMMIT})"
     source = next(iter(SETS[task].values()))
     if source.hub is None:
         return f"{task} (a local file: needs --data.data-dir)"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from alignment_study import rewards
-from alignment_study.tasks import Problem, Task
+from alignment_study.tasks import LOGIC_ANSWER, Problem, Task
 from shared import answers, rollouts
 from shared.rollouts import Sampling
 from shared.seeding import derive_seed
@@ -83,9 +83,13 @@ def room(model: Any, prompts: Sequence[Sequence[int]], wanted: int) -> int:
 
 
 def candidate(text: str, task: Task) -> str | None:
-    r"""The lenient answer: the last \boxed{}, else the last match of the task's pattern, tags left out."""
+    r"""The lenient answer: the last \boxed{}, else the last match of the task's pattern, tags left out.
+
+    On logic tasks the last code block, list of lists or line, with the box that may be in it.
+    """
     bare = _TAGS.sub(" ", text)
-    if (box := answers.last_boxed(bare)) is not None:
+    boxes = task.candidate != LOGIC_ANSWER  # those verifiers look for the box themselves
+    if boxes and (box := answers.last_boxed(bare)) is not None:
         return box.strip()
     matches = re.findall(task.candidate, bare)
     return matches[-1].strip() if matches else None

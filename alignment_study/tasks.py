@@ -3,12 +3,13 @@
 perm, perm_transfer, caesar, shift, shift_transfer, rearrange      generated letter strings (`families`)
 rg:NAME                                                            any data set of reasoning-gym
 gsm8k, math500, aime24, aime25, deepscaler, svamp, mawps           mathematics, from data_dir or the hub
+synlogic-easy                                                      27 logic tasks, each with its verifier
+kor-operation, -logic, -cipher, -puzzle, -counterfactual           KOR-Bench, tests only
 FILE.jsonl                                                         question and answer per line
 """
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment_study import families, verifiers
+from alignment_study import families, kor_bench, sources, verifiers
 from alignment_study.families import Split
+from alignment_study.sources import SETS
+from alignment_study.synlogic import rows as synlogic
 from alignment_study.verifiers import Verify
 from shared import answers
 from shared.seeding import derive_seed
@@ -101,14 +104,19 @@ def load_task(
         return _letters(name, split, n, seed)
     if name.startswith("rg:"):
         return _reasoning_gym(name, split, n, seed)
+    if name == "synlogic-easy":
+        return _synlogic(name, split, n, seed, data_dir)
+    if name in kor_bench.TASKS:
+        return _kor_bench(name, split, n, seed, data_dir)
     if name in SETS:
-        return _mathematics(name, split, n, seed, data_dir)
+        return _questions(name, split, sources.read(name, split, data_dir), n, seed, verifiers.mathematics)
     if name.endswith(".jsonl") or Path(name).is_file():
-        rows = _local_rows(Path(name).expanduser())
+        rows = sources.local_rows(Path(name).expanduser())
         return _questions(Path(name).name, split, rows, n, seed, verifiers.any_kind)
+    known = ", ".join((*families.FAMILIES, *SETS, *kor_bench.TASKS))
     raise ValueError(
-        f"no task {name!r}; choose from {', '.join(families.FAMILIES)}, {', '.join(SETS)}, rg:NAME with a "
-        "data set of reasoning-gym (e.g. rg:chain_sum), or a JSONL file with question and answer"
+        f"no task {name!r}; choose from {known}, rg:NAME with a data set of reasoning-gym (e.g. "
+        "rg:chain_sum), or a JSONL file with question and answer"
     )
 
 
@@ -181,43 +189,56 @@ def _reasoning_gym(name: str, split: Split, n: int, seed: int) -> Task:
     return Task(name, split, problems, verify, LAST_LINE, 512, _space(problems))
 
 
+# ---- logic
+
+# A code block, a list of lists, or a line: what SynLogic's and KOR-Bench's answers look like.
+_ROW = r"\[[^\[\]]*+\]"
+LOGIC_ANSWER = rf"```[^`]*+```|\[\s*+{_ROW}(?:\s*+,\s*+{_ROW})*+\s*+,?\s*+\]|[^\n]+"
+
+
+def _synlogic(name: str, split: Split, n: int, seed: int, data_dir: Path | str | None) -> Task:
+    """The hub's prompts, unchanged; sub-tasks are the games."""
+    found = [synlogic.parse(at, row) for at, row in sources.read(name, split, data_dir)]
+    entries = {row.id: row for row in found}
+    problems = [Problem(row.id, row.question, row.prompt, row.gold, row.id, row.task) for row in found]
+
+    def verify(answer: str, gold: str) -> bool | None:
+        return entries[gold].verify(answer)
+
+    return Task(name, split, _some(name, split, problems, n, seed), verify, LOGIC_ANSWER, 512)
+
+
+def _kor_bench(name: str, split: Split, n: int, seed: int, data_dir: Path | str | None) -> Task:
+    """Every prompt brings its rule; the authors' prompts say the same in other words."""
+    if split != "test":
+        raise ValueError(f"{name} has no {split} split, only test")
+    found = kor_bench.load(kor_bench.TASKS[name], data_dir)
+    entries = {item.id: item for item in found}
+    problems = [
+        Problem(
+            item.id,
+            item.question,
+            _asked(
+                f"Apply the rules below, also where they differ from what you know.\n\nRules:\n{item.rule}"
+                f"\n\nQuestion:\n{item.question}"
+            ),
+            item.answer,
+            item.id,
+            item.title,
+        )
+        for item in found
+    ]
+
+    def verify(answer: str, gold: str) -> bool | None:
+        return entries[gold].verify(answer)
+
+    some = _some(name, split, problems, n, seed)
+    return Task(name, split, some, verify, LOGIC_ANSWER, 512, _space(some))
+
+
 # ---- mathematics and JSONL
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a set is: a data set of the hub at a commit (None: only local), and its name in `data_dir`."""
-
-    hub: tuple[str, str | None, str] | None  # id, config, split
-    revision: str | None
-    file: str  # may hold a *
-
-
-_GSM8K = "740312add88f781978c0658806c59bc2815b9866"
-SETS: dict[str, dict[Split, Source]] = {
-    "gsm8k": {
-        "train": Source(("openai/gsm8k", "main", "train"), _GSM8K, "gsm8k_train.jsonl"),
-        "test": Source(("openai/gsm8k", "main", "test"), _GSM8K, "gsm8k_test.jsonl"),
-    },
-    "math500": {
-        "test": Source(
-            ("HuggingFaceH4/MATH-500", None, "test"),
-            "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-            "math500_test.jsonl",
-        )
-    },
-    "aime24": {"test": Source(("zwhe99/aime90", None, "2024"), None, "aime24_test.jsonl")},
-    "aime25": {
-        "test": Source(
-            ("math-ai/aime25", None, "test"), "563bb8404243c5f09de6ec262f2db674fe5bce9b", "aime25_test.jsonl"
-        )
-    },
-    "deepscaler": {
-        "train": Source(("agentica-org/DeepScaleR-Preview-Dataset", None, "train"), None, "deepscaler.jsonl")
-    },
-    "svamp": {"test": Source(None, None, "svamp_test.jsonl")},
-    "mawps": {"test": Source(None, None, "mawps_*.jsonl")},
-}
 FIELDS = {  # of the names in use, the first that a row has
     "question": ("problem", "question", "Question", "input"),
     "answer": ("final_answer", "expected_answer", "answer", "Answer", "target"),
@@ -226,33 +247,21 @@ LAST_LINE = r"[^\n]+"
 LAST_NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
 
 
-def _mathematics(name: str, split: Split, n: int, seed: int, data_dir: Path | str | None) -> Task:
-    if split not in SETS[name]:
-        raise ValueError(f"{name} has no {split} split, only {', '.join(SETS[name])}")
-    source = SETS[name][split]
-    if data_dir:
-        files = sorted(Path(data_dir).expanduser().glob(source.file))
-        if not files:
-            raise FileNotFoundError(f"no {source.file} in {data_dir}; put it there or choose another task")
-        rows = [row for file in files for row in _local_rows(file)]
-    else:
-        rows = _hub_rows(name, source)
-    return _questions(name, split, rows, n, seed, verifiers.mathematics)
-
-
 def _questions(
     name: str, split: Split, rows: Iterable[tuple[str, Any]], n: int, seed: int, verify: Verify
 ) -> Task:
     """`rows`: (where it stands, row); a random `n` of them in their order."""
-    found = [_problem(name, at, row) for at, row in rows]
-    if not found:
-        raise ValueError(f"{name} holds no rows")
-    picked = sorted(
-        random.Random(derive_seed(seed, name, split)).sample(range(len(found)), min(n, len(found)))
-    )
-    problems = tuple(found[i] for i in picked)
+    problems = _some(name, split, [_problem(name, at, row) for at, row in rows], n, seed)
     candidate = LAST_NUMBER if verify is verifiers.mathematics else LAST_LINE
     return Task(name, split, problems, verify, candidate, 512, _space(problems))
+
+
+def _some(name: str, split: Split, found: Sequence[Problem], n: int, seed: int) -> tuple[Problem, ...]:
+    """A random `n` of the problems, or all if there are fewer, in their order."""
+    if not found:
+        raise ValueError(f"{name} holds no rows")
+    drawn = random.Random(derive_seed(seed, name, split)).sample(range(len(found)), min(n, len(found)))
+    return tuple(found[i] for i in sorted(drawn))
 
 
 def _problem(name: str, at: str, row: Any) -> Problem:
@@ -277,34 +286,6 @@ def _problem(name: str, at: str, row: Any) -> Problem:
     if re.fullmatch(r"-?\d+\.0", answer):  # "27.0" of a JSON float
         answer = answer[:-2]
     return Problem(at, question, _asked(question), answer, answer, str(row.get("subtask") or name))
-
-
-def _local_rows(path: Path) -> Iterable[tuple[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give a JSONL file with question and answer per line")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield f"{path.name} line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{path} line {number} is not JSON: {error}; correct the line"
-                    ) from error
-
-
-def _hub_rows(name: str, source: Source) -> Iterable[tuple[str, Any]]:
-    if source.hub is None:
-        raise FileNotFoundError(f"{name} is read from local files: give --data-dir with {source.file}")
-    import datasets
-
-    hub_id, config, part = source.hub
-    try:
-        rows = datasets.load_dataset(hub_id, config, split=part, revision=source.revision)
-    except Exception as error:  # offline, gated, moved: a dozen types
-        fix = f"connect once, or give --data-dir with {source.file}"
-        raise ConnectionError(f"cannot load {hub_id}@{source.revision or 'main'} ({error}); {fix}") from error
-    return ((f"{name}/{i}", row) for i, row in enumerate(rows))
 
 
 def _asked(question: str) -> str:

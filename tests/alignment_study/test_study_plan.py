@@ -57,8 +57,8 @@ def test_an_unknown_model_and_local_files() -> None:
     found = plan.lines(replace(PAPER, base="someone/else-3B"))
     assert found["size"].startswith("unknown")
     assert "memory" not in found
-    logic = plan.lines(PRESETS["paper-llama-logic"])
-    assert "synlogic_easy_train.jsonl" in logic["training"]
+    logic = plan.lines(replace(PRESETS["paper-llama-logic"], train_family="rows.jsonl"))
+    assert logic["training"] == "rows.jsonl in the current folder, trained"
     assert "needs --data.data-dir" in plan.lines(PRESETS["pretrained"])["training"]
 
 
