@@ -139,7 +139,7 @@ def test_dry_run_prints_every_command_and_what_they_need(
     reproduce.main()
     *commands, total = capsys.readouterr().out.splitlines()
     planned = arms.jobs(["zero", "empty"])
-    assert len(commands) == len(planned) == 24
+    assert len(commands) == len(planned) == 18
     assert all(": cd cls_rl && python transfer.py " in line for line in commands)
     answers = 480 * (2 * 3 * (11 + 2 * 4) + 12)
     assert total.startswith(f"24 jobs, 0 of them done: 0 runs of 0 updates, {answers:,} test answers; ")
