@@ -25,7 +25,8 @@ from shared.seeding import derive_seed
 CHUNK = 16  # batches drawn together and sorted by length
 NAMING = 0.3  # of the steps: short prompts first, with lists of up to 8 names
 GROWING = 0.2  # of the steps: then lists grow to up to 40
-LOOKALIKES = 0.7  # of the list rows of the last stage: what is blended in is a near name outside the list
+MOST, MOST_CHOOSING = 0.6, 0.9  # share of another picture's features that is blended in at most
+LOOKALIKES = 0.85  # of the list rows of the last stage: what is blended in is a near name outside the list
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ def chunk(
     parts = [order[first : first + rows] for first in range(0, len(order), rows)]
     rng.shuffle(parts)
     generator = torch.Generator().manual_seed(derive_seed(seed, "blend", number))
+    most = MOST_CHOOSING if choosing else MOST
     return [
         collate(
             [(prompt_ids[i], reply_ids[i]) for i in part],
             processor.tokenizer.pad_token_id,
-            _blended(corpus, [drawn[i][1] for i in part], generator),
+            _blended(corpus, [drawn[i][1] for i in part], most, generator),
         )
         for part in parts
     ]
@@ -178,10 +180,12 @@ def _draw_choice(corpus: Corpus, progress: float, rng: Random) -> tuple[Row, tup
     return row, (view, index, rng.choice(corpus.drawings[rng.choice(absent)]))
 
 
-def _blended(corpus: Corpus, chosen: Sequence[tuple[int, int, int]], generator: torch.Generator) -> Tensor:
-    """Features with up to 60 % of another picture's and some noise: new drawings are seen less clearly."""
+def _blended(
+    corpus: Corpus, chosen: Sequence[tuple[int, int, int]], most: float, generator: torch.Generator
+) -> Tensor:
+    """Features with up to `most` of another picture's and some noise: new drawings are seen less clearly."""
     view, index, other = torch.tensor(chosen).unbind(1)
-    share = torch.rand(len(chosen), 1, 1, generator=generator) * 0.6
+    share = torch.rand(len(chosen), 1, 1, generator=generator) * most
     mixed = (1 - share) * corpus.features[view, index] + share * corpus.features[view, other]
     noise = torch.randn(mixed.shape, generator=generator) * mixed.std()
     return mixed + noise * 0.4 * torch.rand(len(chosen), 1, 1, generator=generator)
