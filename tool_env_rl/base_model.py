@@ -1,7 +1,7 @@
 """The stand-in for an instruct model: a 1 M Llama trained on noisy demonstrations (sheet §7.4, §7.5).
 
-One model per seed (D8) and settings is kept in the cache folder and shared by all runs. The loss is on the
-assistant's tokens only.
+One model per seed (D8) and settings is kept in the cache folder and shared by all runs; that of preset
+small's seed 0 is in `checkpoint/`. The loss is on the assistant's tokens only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ VERSION = 1  # of language and demonstrations: raise it when a cached model no l
 Progress = Callable[[str, float], None]  # (stage, done in [0, 1])
 Example = tuple[list[int], list[bool]]  # token ids, which of them are the assistant's
 REPORT_FILE = "base.json"
+SHIPPED = Path(__file__).resolve().parent / "checkpoint"  # of preset small, seed 0
 POOL = 8  # batches that are sorted by length together
+GENERAL_ROWS = 8  # tasks without tools for each demonstration of a batch: about as many tokens
+GENERAL_TOKENS = 13  # of such a task, about
 
 
 def folder_of(cfg: Config) -> Path:
@@ -50,10 +53,11 @@ def folder_of(cfg: Config) -> Path:
 def load_or_train(
     cfg: Config, environments: Sequence[Environment], sandbox: Sandbox, on_progress: Progress
 ) -> Path:
-    """The folder of the trained base model; made where the cache lacks it."""
+    """The folder of the trained base model; made where neither the repository nor the cache has it."""
     folder = folder_of(cfg)
-    if checkpoint.problem(folder) is None:
-        return folder
+    for kept in (SHIPPED / folder.name, folder):
+        if checkpoint.problem(kept) is None:
+            return kept
     folder.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer, losses = train(cfg, environments, sandbox, on_progress)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
@@ -85,10 +89,7 @@ def train(
         seed=derive_seed(cfg.run.seed, "base"),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.base.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    mean = sum(len(ids) for ids, _ in examples) / len(examples)
-    share = cfg.base.general_share
-    per_step = cfg.base.batch_size * ((1 - share) * mean + share * 13)  # a general example has 13 tokens
-    steps = max(1, round(cfg.base.tokens / per_step))
+    steps = _steps(cfg, sum(len(ids) for ids, _ in examples) / len(examples))
     losses: list[float] = []
     model.train()
     for step, batch in zip(range(steps), _batches(cfg, tokenizer, examples), strict=False):
@@ -138,15 +139,15 @@ def tool_examples(
 def _batches(cfg: Config, tokenizer: Any, examples: list[Example]) -> Iterator[list[Example]]:
     """Endless batches, either of demonstrations of similar length or of tasks without tools: little padding.
 
-    Names are exchanged anew each time.
+    The first `base.general_first` are of the latter. Names are exchanged anew each time.
     """
     rng = random.Random(derive_seed(cfg.run.seed, "base batches"))
     size, general_every = cfg.base.batch_size, round(1 / cfg.base.general_share)
     order: list[Example] = []
     pending: list[list[Example]] = []
     for number in itertools.count(1):
-        if number % general_every == 0:
-            yield [general_example(tokenizer, rng) for _ in range(size)]
+        if number <= cfg.base.general_first or number % general_every == 0:
+            yield [general_example(tokenizer, rng) for _ in range(GENERAL_ROWS * size)]
             continue
         if not pending:
             while len(order) < POOL * size:
@@ -187,6 +188,14 @@ def _loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     targets_BT = labels_BT[:, 1:]
     kept = targets_BT != -100
     return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept]), targets_BT[kept])
+
+
+def _steps(cfg: Config, mean_tokens: float) -> int:
+    """Optimizer steps for `base.tokens` tokens, with demonstrations of `mean_tokens` tokens."""
+    base = cfg.base
+    general = GENERAL_ROWS * GENERAL_TOKENS * base.batch_size
+    mixed = base.general_share * general + (1 - base.general_share) * mean_tokens * base.batch_size
+    return base.general_first + max(1, round((base.tokens - base.general_first * general) / mixed))
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:

@@ -158,6 +158,30 @@ def test_base_is_trained_once_and_cached(
     assert base_model.folder_of(report) == folder, "the gate does not change the model"
 
 
+def test_the_shipped_model_is_the_one_that_preset_small_starts_from(tools_sandbox: Sandbox) -> None:
+    """Fails when settings, language or template change: then train it anew and ship it."""
+    folder = base_model.load_or_train(PRESETS["small"], [], tools_sandbox, lambda s, d: None)
+    assert folder.parent == base_model.SHIPPED
+    model, _ = gpu.load_causal_lm(folder)
+    tokenizer = toy_language.tokenizer()
+    right = general_tasks.right(model, tokenizer, 20, seed=1)
+    assert sum(sum(hits) for hits in right.values()) >= 48  # of 60; the gate asks for 80 %
+
+
+def test_general_tasks_come_first_and_fill_batches_of_as_many_tokens(
+    tokenizer, toy_environments: list[Environment]
+) -> None:
+    base = replace(PRESETS["small"].base, general_first=3, batch_size=2)
+    cfg = replace(PRESETS["small"], base=base)
+    demo = ([7] * 100, [True] * 100)
+    batches = base_model._batches(cfg, tokenizer, [demo] * 20)
+    sizes = [len(next(batches)) for _ in range(10)]
+    assert sizes == [16, 16, 16, 2, 16, 2, 2, 2, 2, 16]
+    general, mixed = 16 * 13, 0.2 * 16 * 13 + 0.8 * 2 * 100
+    expected = 3 + (base.tokens - 3 * general) / mixed
+    assert base_model._steps(cfg, 100) == pytest.approx(expected, abs=1)
+
+
 def test_the_small_model_has_about_a_million_parameters(tokenizer) -> None:
     from shared import tiny
 

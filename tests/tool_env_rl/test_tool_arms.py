@@ -149,8 +149,8 @@ def test_a_crash_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             reproduce.run_job(job, {}, [])
 
 
-def test_the_plan_fits_ninety_minutes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_fits_two_hours(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reproduce.plan()
     shown = capsys.readouterr().out
     assert f"{len(ALL)} jobs, 0 of them done" in shown
-    assert sum(job.seconds for job in ALL) / reproduce.WORKERS <= 90 * 60
+    assert sum(job.seconds for job in ALL) / reproduce.WORKERS <= 120 * 60
