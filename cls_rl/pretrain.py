@@ -51,7 +51,7 @@ class Recipe:
     language_steps: int = 3600
     language_batch: int = 32
     language_lr: float = 2e-3
-    choosing_steps: int = 500
+    choosing_steps: int = 700
     choosing_lr: float = 7e-4
     save_every: int = 200
     sets: tuple[str, ...] = tuple(data_sets.SETS)
