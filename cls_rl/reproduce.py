@@ -43,7 +43,7 @@ ANSWER_S: float | None = None  # per test image
 
 def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
     """Run one script in a process of its own with one thread, resuming what is there; then record it."""
-    log = job.folder.with_suffix(".log")
+    log = job.folder.with_name(f"{job.name}.log")  # names may hold a dot
     log.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--run.resume"] if (job.folder / "config.json").exists() else []
     started = time.monotonic()
