@@ -43,7 +43,7 @@ ANSWER_S: float | None = None  # per test image
 
 def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
     """Run one script in a process of its own with one thread, resuming what is there; then record it."""
-    log = job.folder.with_name(f"{job.name}.log")  # names may hold a dot
+    log = log_of(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--run.resume"] if (job.folder / "config.json").exists() else []
     started = time.monotonic()
@@ -68,6 +68,11 @@ def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[by
         record(job, time.monotonic() - started)
         for folder in job.folder.glob("checkpoint-*"):  # a finished run needs its model only
             shutil.rmtree(folder)
+
+
+def log_of(job: Job) -> Path:
+    """Beside the run folder; `with_suffix` would cut a name at the dot of its learning rate."""
+    return job.folder.with_name(f"{job.name}.log")
 
 
 def last_line(log: Path) -> str:

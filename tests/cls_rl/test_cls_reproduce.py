@@ -141,8 +141,8 @@ def test_dry_run_prints_every_command_and_what_they_need(
     planned = arms.jobs(["zero", "empty"])
     assert len(commands) == len(planned) == 18
     assert all(": cd cls_rl && python transfer.py " in line for line in commands)
-    answers = 480 * (2 * 3 * (11 + 2 * 4) + 12)
-    assert total.startswith(f"24 jobs, 0 of them done: 0 runs of 0 updates, {answers:,} test answers; ")
+    answers = 480 * (2 * 3 * (11 + 2 * 2) + 6)
+    assert total.startswith(f"18 jobs, 0 of them done: 0 runs of 0 updates, {answers:,} test answers; ")
     monkeypatch.setattr("sys.argv", ["reproduce.py", "zeros", "--dry-run"])
     with pytest.raises(SystemExit, match="unknown zeros; use --sweep, --dry-run, --tables, or blocks: "):
         reproduce.main()
@@ -253,3 +253,8 @@ def test_a_short_split_is_written_pixel_for_pixel(tmp_path: Path, monkeypatch: p
         assert task.picture(query.image, 64).tobytes() == picture(evidence.key_of(query.image)).tobytes()
     with pytest.raises(SystemExit, match="a list of one name holds the answer"):
         list_lengths.main(["animals", "--names", "1", "--out", str(tmp_path / "t")])
+
+
+def test_every_run_has_a_log_of_its_own() -> None:
+    planned = [*arms.sweep(), *arms.jobs()]
+    assert len({reproduce.log_of(job) for job in planned}) == len(planned)
