@@ -25,7 +25,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Statistic:
-    """A named number with its 95 % interval (NaN bounds: a plain number without one)."""
+    """A named number with its 95 % interval (NaN bounds: a plain number without one; all NaN: nothing to
+    measure)."""
 
     name: str
     estimate: float
@@ -33,6 +34,8 @@ class Statistic:
     high: float = float("nan")
 
     def __str__(self) -> str:
+        if np.isnan(self.estimate):
+            return f"{self.name}: no such reply"
         interval = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.name} = {self.estimate:.3f}{interval}"
 

@@ -397,3 +397,11 @@ def test_differences_are_paired_and_seeds_are_drawn() -> None:
 
 def test_harmonic_mean_of_nothing_is_nothing() -> None:
     assert harmonic(np.array([0.0, 0.5]), np.array([0.0, 1.0])) == pytest.approx([0.0, 2 / 3])
+
+
+def test_a_statistic_of_no_replies_says_so() -> None:
+    none = statistic("answer - thought", np.full(11, np.nan))
+    assert str(none) == "answer - thought: no such reply"
+    assert not none.above
+    assert not none.below
+    assert str(statistic("gain", np.full(11, 0.25))) == "gain = 0.250 [0.250, 0.250]"
