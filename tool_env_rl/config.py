@@ -262,7 +262,7 @@ _SMALL = Config(
     base=Base(gate="refuse"),
     algo=Algo(  # §7.6
         environments=120,
-        batches=6,
+        batches=12,  # D7
         states_per_batch=16,
         group_size=8,
         updates_per_batch=4,

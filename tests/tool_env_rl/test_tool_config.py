@@ -36,11 +36,11 @@ def test_paper_holds_the_sheets_table() -> None:
     assert algo.save_every * algo.updates_per_batch >= 120
 
 
-def test_small_is_the_sheets_experiment() -> None:
+def test_small_is_the_sheets_experiment_with_twice_the_batches() -> None:
     algo = PRESETS["small"].algo  # §7.6
-    assert (algo.iterations, algo.environments, algo.batches) == (3, 120, 6)
+    assert (algo.iterations, algo.environments, algo.batches) == (3, 120, 12)
     assert (algo.states_per_batch, algo.group_size, algo.updates_per_batch) == (16, 8, 4)
-    assert algo.iterations * algo.batches * algo.updates_per_batch == 72
+    assert algo.iterations * algo.batches * algo.updates_per_batch == 144
     assert (algo.max_completion_tokens, algo.max_turns) == (40, 8)
     for name in ("clip", "dual_clip", "kl", "entropy", "temperature", "weight_decay", "max_grad_norm"):
         assert getattr(algo, name) == getattr(PAPER.algo, name), "only sizes and lr are rescaled"
@@ -86,7 +86,7 @@ def test_trl_gets_the_method(tmp_path: Path) -> None:
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 1,
         "steps_per_generation": 4,
-        "max_steps": 24,
+        "max_steps": 48,
         "lr_scheduler_type": "constant",
         "importance_sampling_level": "token",
         "mask_truncated_completions": False,
