@@ -1,6 +1,7 @@
 """Run every row of RESULTS.md and render it: the arms of `arms.py` x tasks x seeds, then the claims.
 
     python reproduce.py              # all rows, two one-thread workers; finished rows are skipped
+    python reproduce.py dppo rerank  # only these arms, and the runs that they start from where those are gone
     python reproduce.py --dry-run    # the plan: every command, environment steps, and what is done already
     python reproduce.py --tables     # only render the tables and figures from results/
 
@@ -16,15 +17,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from resip_assembly import evidence, result_tables, starts, taxonomy, videos
-from resip_assembly.arms import HERE, SCALE, SEEDS, Job, jobs
+from resip_assembly.arms import ARMS, HERE, SCALE, SEEDS, Job, jobs
 from resip_assembly.config import PRESETS
 from resip_assembly.env import task_named
 from resip_assembly.report import Results
@@ -33,8 +36,8 @@ from shared import config, runs, tables
 RESULTS = HERE / "results"
 
 
-def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
-    """Run one script in a process of its own with one thread, resuming what is there; then record it."""
+def run_job(job: Job, keep: bool, status: dict[Job, str], children: list[subprocess.Popen[bytes]]) -> None:
+    """Run one script in a process of its own with one thread, resuming what is there; record it to `keep`."""
     log = job.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--run.resume"] if (job.folder / "config.json").exists() else []
@@ -57,7 +60,8 @@ def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[by
         status.pop(job, None)
         if not job.done():
             raise RuntimeError(f"{job.name} stopped with exit code {child.returncode}; see {log}")
-    record(job, time.monotonic() - started)
+    if keep:
+        record(job, time.monotonic() - started)
 
 
 def record(job: Job, wall_s: float) -> None:
@@ -112,22 +116,39 @@ def film(job: Job, results: Results) -> None:
         shutil.copyfile(made, HERE / "figures" / f"{job.task}.gif")
 
 
-def reproduce() -> None:
-    """All jobs on two workers, with a live line for each running one."""
-    records = tables.load_records(RESULTS / "runs.jsonl")
+def waiting_of(planned: Sequence[Job], records: Sequence[dict[str, Any]]) -> dict[Job, bool]:
+    """The planned runs that are not recorded or whose folders are gone, each after what it starts from where
+    that is gone too; and whether to record it, as a start that is recorded already is not recorded again."""
     recorded = {(r["row"], r["seed"], r["config_hash"]) for r in records}
-    waiting = [
-        j for j in jobs() if (j.row, j.seed, config.config_hash(j.config)) not in recorded or not j.done()
-    ]
-    print(f"{len(waiting)} of {len(jobs())} runs to do; resume at any time with the same command")
+
+    def known(job: Job) -> bool:
+        return (job.row, job.seed, config.config_hash(job.config)) in recorded
+
+    waiting: dict[Job, bool] = {}
+    for job in planned:
+        if known(job) and job.done():
+            continue
+        starts_from, start = [], job.start
+        while start is not None and not start.done() and start not in waiting:
+            starts_from.insert(0, start)
+            start = start.start
+        waiting |= {start: not known(start) for start in starts_from}
+        waiting[job] = True
+    return waiting
+
+
+def reproduce(planned: Sequence[Job]) -> None:
+    """All planned jobs on two workers, with a live line for each running one."""
+    waiting = waiting_of(planned, tables.load_records(RESULTS / "runs.jsonl"))
+    print(f"{len(waiting)} runs to do, {len(planned)} planned; resume at any time with the same command")
     status: dict[Job, str] = {}
     children: list[subprocess.Popen[bytes]] = []
     futures: dict[Job, Future[None]] = {}
     finished, started = 0, time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        for job in waiting:  # starts come first, so no worker waits for a run that has none
+        for job, keep in waiting.items():  # starts come first, so no worker waits for a run that has none
             before = futures.get(job.start) if job.start else None
-            futures[job] = pool.submit(_after, before, job, status, children)
+            futures[job] = pool.submit(_after, before, job, keep, status, children)
         try:
             with Live(console=Console(stderr=True), refresh_per_second=2) as live:
                 while not all(f.done() for f in futures.values()):
@@ -149,17 +170,20 @@ def reproduce() -> None:
 
 
 def _after(
-    before: Future[None] | None, job: Job, status: dict[Job, str], children: list[subprocess.Popen[bytes]]
+    before: Future[None] | None,
+    job: Job,
+    keep: bool,
+    status: dict[Job, str],
+    children: list[subprocess.Popen[bytes]],
 ) -> None:
     """Wait for the run that this one starts from, then run."""
     if before is not None and before.exception() is not None:
         raise RuntimeError(f"{job.name} was not run: the run that it starts from failed")
-    run_job(job, status, children)
+    run_job(job, keep, status, children)
 
 
-def plan() -> None:
+def plan(todo: Sequence[Job]) -> None:
     """Print every command, and what all of them need."""
-    todo = jobs()
     for job in todo:
         print(f"{job.name}{' (done)' if job.done() else ''}: {job.command}")
     cfg = PRESETS[SCALE]
@@ -172,13 +196,19 @@ def plan() -> None:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if unknown := set(arguments) - {"--dry-run", "--tables"}:
-        sys.exit(f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables or neither")
-    if "--dry-run" in arguments:
-        return plan()
-    if "--tables" not in arguments:
-        reproduce()
+    flags = {word for word in sys.argv[1:] if word.startswith("-")}
+    rows = set(sys.argv[1:]) - flags
+    known = dict.fromkeys(arm.row for arm in ARMS)
+    if unknown := flags - {"--dry-run", "--tables"} | rows - set(known):
+        sys.exit(
+            f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables, neither, "
+            f"or arms: {', '.join(known)}"
+        )
+    planned = [job for job in jobs() if not rows or job.arm.row in rows]
+    if "--dry-run" in flags:
+        return plan(planned)
+    if "--tables" not in flags:
+        reproduce(planned)
     result_tables.render()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from resip_assembly import arms, reproduce, result_figures
@@ -85,8 +87,37 @@ def test_dry_run_prints_every_command_and_the_total(
     assert total.startswith(f"{len(jobs())} runs, ")
     assert f"{sum(j.env_steps for j in jobs()) / 1e6:,.1f} M environment steps" in total
     monkeypatch.setattr("sys.argv", ["reproduce.py", "--dry"])
-    with pytest.raises(SystemExit, match="unknown --dry; use --dry-run, --tables or neither"):
+    with pytest.raises(
+        SystemExit, match="unknown --dry; use --dry-run, --tables, neither, or arms: dp, resip"
+    ):
         reproduce.main()
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "--dry-run", "dppo"])
+    reproduce.main()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 runs, ")
+
+
+def test_an_arm_alone_brings_what_it_starts_from_and_records_that_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arms, "HERE", tmp_path)
+    wanted = job("student_residual", "one_leg")
+    dp, resip = job("dp", "one_leg"), job("resip", "one_leg")
+    assert reproduce.waiting_of([wanted], []) == {dp: True, resip: True, wanted: True}
+    assert list(reproduce.waiting_of([wanted], [])) == [dp, resip, wanted]
+
+    records = [
+        {"row": one.row, "seed": one.seed, "config_hash": config.config_hash(one.config)}
+        for one in (dp, resip, wanted)
+    ]
+    assert reproduce.waiting_of([wanted], records[:2]) == {dp: False, resip: False, wanted: True}
+    for one in (dp, resip):  # on this machine too
+        one.folder.mkdir(parents=True)
+        (one.folder / "manifest.json").write_text("{}")
+    assert reproduce.waiting_of([wanted], records[:2]) == {wanted: True}
+    wanted.folder.mkdir()
+    (wanted.folder / "manifest.json").write_text("{}")
+    assert reproduce.waiting_of([dp, resip, wanted], records) == {}
+    assert reproduce.waiting_of([wanted], records[:2]) == {wanted: True}  # done, to be recorded
 
 
 # ---- the paper's values (sheet §2.6 - §2.9, §3.1)
