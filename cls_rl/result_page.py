@@ -188,5 +188,6 @@ def render(here: Path = HERE) -> None:
     )
     write_text_atomic(here / "RESULTS.md", text)
     short = claims_table(verdicts, short=True) if verdicts else ""
-    block = "\n\n".join(part for part in (few_shot_table(study), short, missing_rows(records)) if part)
+    halves = f"Base to new, accuracy on base / new / harmonic mean H:\n\n{base_to_new_table(study)}"
+    block = "\n\n".join(filter(None, (few_shot_table(study), halves, short, missing_rows(records))))
     tables.replace_block(here / "README.md", "results", block)

@@ -41,6 +41,9 @@ MATCHERS = {  # column -> (flag, given)
 }
 
 
+SHOWN = 3  # statistics of a claim in the README; RESULTS.md has all
+
+
 def percent(draws: Array, sign: str = "") -> str | None:
     """``61.1 [54.9, 67.0]``; nothing where the value is not defined."""
     s = statistic("", 100 * draws)
@@ -52,7 +55,7 @@ def percent(draws: Array, sign: str = "") -> str | None:
 def claims_table(verdicts: Sequence[Verdict], short: bool = False) -> str:
     rows = []
     for v in verdicts:
-        shown = v.statistics[:1] if short else v.statistics
+        shown = v.statistics[:SHOWN] if short else v.statistics
         cells: list[Any] = [v.claim, v.statement, "; ".join(map(str, shown))]
         rows.append([*cells, *([] if short else [f"{v.images}, {v.seeds}"]), f"**{v.verdict}**"])
     headers = ["claim", "what is measured", "statistic [95 % interval]"]
