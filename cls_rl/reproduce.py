@@ -32,10 +32,10 @@ from shared import runs, tables
 
 RESULTS = HERE / "results"
 WORKERS = 2
-# Seconds on one thread; only for the plan. None: not measured yet.
-START_S: float | None = None  # until a script trains or answers
-UPDATE_S: dict[str, float | None] = {"thinking": None, "no_thinking": None, "sft": None}  # by prompt, or SFT
-ANSWER_S: float | None = None  # per test image
+# Seconds on one thread beside another worker, from recorded runs; only for the plan.
+START_S = 15.0  # until a script trains or answers
+UPDATE_S = {"thinking": 1.75, "no_thinking": 0.6, "sft": 0.3}  # by prompt, or SFT
+ANSWER_S = 0.014  # per test image
 
 
 # ---- one run
@@ -200,13 +200,11 @@ def plan(planned: Sequence[Job]) -> None:
         print(f"{job.name}{' (done)' if job.done() else ''}: {job.command}")
     trained = [job for job in planned if job.kind == "train"]
     answers = sum(TEST_IMAGES * tests(job) for job in planned)
-    seconds = [seconds_of(job) for job in planned]
-    known = [s for s in seconds if s is not None]
-    time_needed = f"about {sum(known) / WORKERS / 60:.0f} minutes on {WORKERS} workers"
+    seconds = sum(seconds_of(job) for job in planned)
     print(
         f"{len(planned)} jobs, {sum(job.done() for job in planned)} of them done: {len(trained)} runs of "
-        f"{sum(map(updates, trained)):,} updates, {answers:,} test answers; "
-        f"{time_needed if len(known) == len(seconds) else 'time per update not measured yet'}"
+        f"{sum(map(updates, trained)):,} updates, {answers:,} test answers; about "
+        f"{seconds / WORKERS / 60:.0f} minutes on {WORKERS} workers"
     )
 
 
@@ -223,16 +221,13 @@ def tests(job: Job) -> int:
     return 0 if job.kind == "lists" else halves * len(job.tested)
 
 
-def seconds_of(job: Job) -> float | None:
-    """On one thread; None where a part of it was not measured."""
-    if START_S is None or ANSWER_S is None:
-        return None
+def seconds_of(job: Job) -> float:
+    """On one thread."""
     seconds = START_S + ANSWER_S * TEST_IMAGES * tests(job)
     if job.kind != "train":
         return seconds
     prompt = "no_thinking" if "no_thinking" in job.arm else "thinking"
-    update = UPDATE_S["sft" if job.arm.startswith("sft_") else prompt]
-    return None if update is None else seconds + update * updates(job)
+    return seconds + UPDATE_S["sft" if job.arm.startswith("sft_") else prompt] * updates(job)
 
 
 def main() -> None:

@@ -154,12 +154,12 @@ def test_updates_and_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reproduce.tests(Job("train", "thinking", "base_to_new", ABLATED, 1)) == 2
     monkeypatch.setattr(reproduce, "START_S", 20.0)
     monkeypatch.setattr(reproduce, "ANSWER_S", 0.01)
-    monkeypatch.setattr(reproduce, "UPDATE_S", {"thinking": None, "no_thinking": 2.0, "sft": 0.5})
+    monkeypatch.setattr(reproduce, "UPDATE_S", {"thinking": 3.0, "no_thinking": 2.0, "sft": 0.5})
     assert reproduce.seconds_of(TRAIN) == 20 + 4.8 + 2 * arms.STEPS
     assert (
         reproduce.seconds_of(Job("train", "sft_full_text", "few_shot", ABLATED, 1)) == 24.8 + 0.5 * arms.STEPS
     )
-    assert reproduce.seconds_of(Job("train", "adaptive", "few_shot", ABLATED, 1)) is None
+    assert reproduce.seconds_of(Job("train", "adaptive", "few_shot", ABLATED, 1)) == 24.8 + 3 * arms.STEPS
 
 
 # ---- transfer.py and list_lengths.py
