@@ -1,6 +1,7 @@
 """Run every row of RESULTS.md and render it: the arms of `arms.py` x seeds, then the claims.
 
     python reproduce.py              # base models, gate, all rows on two workers; finished rows are kept
+    python reproduce.py grpo layers  # base models, gate, and only these rows
     python reproduce.py --dry-run    # the plan: every command, time, and what is done already
     python reproduce.py --tables     # only render the tables and figures from results/
 
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -183,19 +184,23 @@ def run_all(waiting: Sequence[Job], run: Callable[[Job, Status, Children], None]
         sys.exit("\n".join(failures))
 
 
-def reproduce() -> None:
-    """Base models first; then all arms; then the comparison of weights."""
+def reproduce(rows: Collection[str]) -> None:
+    """Base models first; then the jobs of `rows` (none named: all); then the comparison of weights."""
     seeds = choose_seeds()
-    waiting, layers = waiting_of(jobs(seeds)), waiting_of(layer_jobs(seeds))
+    waiting, layers = (waiting_of(chosen(planned(seeds), rows)) for planned in (jobs, layer_jobs))
     read = [job for one in layers for job in compared(one)]  # recorded ones too, if their weights are gone
     waiting += [job for job in read if job not in waiting and not job.done()]
     run_all(waiting, run_job, "arms and controls")
     run_all(layers, run_job, "layers")
 
 
-def plan() -> None:
+def chosen(planned: Sequence[Job], rows: Collection[str]) -> list[Job]:
+    """Those of `rows`, or all where none is named."""
+    return [job for job in planned if not rows or job.row in rows]
+
+
+def plan(todo: Sequence[Job]) -> None:
     """Print every command, and what all of them need."""
-    todo = [*base_jobs(SEEDS), *jobs(SEEDS), *layer_jobs(SEEDS)]
     for job in todo:
         print(f"{job.name}{' (done)' if job.done() else ''}: {job.command}")
     seconds = sum(job.seconds for job in todo if not job.done())
@@ -206,13 +211,19 @@ def plan() -> None:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if unknown := set(arguments) - {"--dry-run", "--tables"}:
-        sys.exit(f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables or neither")
-    if "--dry-run" in arguments:
-        return plan()
-    if "--tables" not in arguments:
-        reproduce()
+    flags = {word for word in sys.argv[1:] if word.startswith("-")}
+    rows = set(sys.argv[1:]) - flags
+    planned = [*base_jobs(SEEDS), *jobs(SEEDS), *layer_jobs(SEEDS)]
+    known = dict.fromkeys(job.row for job in planned)
+    if unknown := flags - {"--dry-run", "--tables"} | rows - set(known):
+        sys.exit(
+            f"unknown {', '.join(sorted(unknown))}; use --dry-run, --tables, neither, "
+            f"or rows: {', '.join(known)}"
+        )
+    if "--dry-run" in flags:
+        return plan(chosen(planned, rows))
+    if "--tables" not in flags:
+        reproduce(rows)
     report.render()
 
 

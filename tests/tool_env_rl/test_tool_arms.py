@@ -149,8 +149,34 @@ def test_a_crash_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             reproduce.run_job(job, {}, [])
 
 
-def test_the_plan_fits_two_hours(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reproduce.plan()
+def test_the_plan_fits_two_hours(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "--dry-run"])
+    reproduce.main()
     shown = capsys.readouterr().out
     assert f"{len(ALL)} jobs, 0 of them done" in shown
     assert sum(job.seconds for job in ALL) / reproduce.WORKERS <= 120 * 60
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "grpo", "layers", "--dry-run"])
+    reproduce.main()
+    assert "6 jobs, 0 of them done" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "gpro"])
+    with pytest.raises(SystemExit, match="unknown gpro; use --dry-run, --tables, neither, or rows: base, co"):
+        reproduce.main()
+
+
+def test_rows_by_name_bring_the_weights_that_are_compared(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And base models come first, whatever is named."""
+    runs: dict[str, list[Job]] = {}
+    monkeypatch.setattr(reproduce, "choose_seeds", lambda: (1, 2))
+    monkeypatch.setattr(reproduce, "run_all", lambda waiting, run, title: runs.update({title: list(waiting)}))
+    reproduce.reproduce(["rate", "layers"])
+    compared_runs = [Job(row, seed) for seed in (1, 2) for row in ("grpo", "random")]
+    assert runs == {
+        "arms and controls": [Job("rate", 1), Job("rate", 2), *compared_runs],
+        "layers": [Job("layers", 1), Job("layers", 2)],
+    }
+    reproduce.reproduce([])
+    assert len(runs["arms and controls"]) == len(jobs((1, 2)))
