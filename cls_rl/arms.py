@@ -31,7 +31,7 @@ CURVE_EVERY, CURVE_IMAGES = 10, 96  # held-out accuracy during the few-shot runs
 LIST_LENGTHS = (5, 12)  # besides the 24 names of few_shot (claim 3)
 
 # Chosen by `reproduce.py --sweep`: equally many candidates per arm, on SWEPT, with seed 0.
-RL_RATES, SFT_RATES = (3e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3)
+RL_RATES, SFT_RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 LEARNING_RATES = {"sft_completion": 3e-4, "sft_full_text": 1e-4, "thinking": 3e-5, "no_thinking": 3e-5}
 
 Kind = Literal["train", "zero", "lists", "transfer", "empty"]
