@@ -11,6 +11,7 @@ done to the file. A file that cannot be read gets its sentence on stderr, the ot
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +34,16 @@ BATCH = 32  # images at once
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply to one image: the name it gives, whether that is one of the names, and its thought, if any."""
+    """A reply to one image: the name it gives, whether that is one of the names, and its thought, if any.
+
+    `truncated`: the reply was cut before it ended, so that the name may be a fragment.
+    """
 
     name: str
     in_list: bool
     thought: str | None
     text: str
+    truncated: bool
 
 
 def check_options(names: Sequence[str]) -> list[str]:
@@ -60,13 +65,15 @@ def classify(
     names: Sequence[str],
     method: Method = "no_thinking",
     question: str = QUESTION,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
 ) -> list[Answer]:
-    """Greedy answers; every picture is asked with the names in the order given.
+    """Greedy answers; every picture is asked with the names in the order given. `max_new_tokens` None: 64 for
+    a bare name, the paper's 1024 where the reply holds a thought.
 
     ValueError as `check_options`, and where the list is longer than the model can read.
     """
     options = check_options(names)
+    max_new_tokens = max_new_tokens or (64 if method == "no_thinking" else 1024)
     limit = int(bundle.model.config.get_text_config().max_position_embeddings) - max_new_tokens
     text = encoding.render(bundle.processor, user_text(method, options, question))
     answers: list[Answer] = []
@@ -78,21 +85,22 @@ def classify(
             raise ValueError(f"{len(options)} class names: {error}") from None
         greedy = Sampling(max_new_tokens, temperature=0)
         drawn = rollouts.generate(bundle.model, bundle.tokenizer, prompts, sampling=greedy)
-        for reply in bundle.tokenizer.batch_decode(drawn.completion_ids, skip_special_tokens=True):
+        replies = bundle.tokenizer.batch_decode(drawn.completion_ids, skip_special_tokens=True)
+        for reply, ended in zip(replies, drawn.finished, strict=True):
             name = extract_answer(reply)
-            answers.append(Answer(name, in_list(name, options), extract_thought(reply), reply))
+            answers.append(Answer(name, in_list(name, options), extract_thought(reply), reply, not ended))
     return answers
 
 
 def read_names(names: str | None, file: Path | None) -> list[str]:
-    """`--names a,b` or a file with one name per line, which may hold commas."""
+    """`--names a,b,"c, d"` or a file with one name per line, which may hold commas."""
     if (names is None) == (file is None):
         raise ValueError("give the class names by --names a,b,c or by --names-file FILE, one of the two")
     if file is None:
-        return [name for name in str(names).split(",") if name.strip()]
+        return [name for name in next(csv.reader([str(names)], skipinitialspace=True), []) if name.strip()]
     if not file.is_file():
         raise ValueError(f"{file}: no such file of names; write one name per line")
-    return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [line for line in images.read_text(file).splitlines() if line.strip()]
 
 
 def _readable(paths: Sequence[Path], side: int) -> Iterator[tuple[Path, images.Loaded]]:
@@ -112,11 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "words", nargs="+", metavar="[CHECKPOINT] IMAGE", help="'shipped' or a folder, then images"
     )
     parser.add_argument("--model", help="hub id of a Qwen2-VL or Qwen2.5-VL instead of CHECKPOINT")
-    parser.add_argument("--names", help="comma-separated class names")
+    parser.add_argument("--names", help="comma-separated class names; one with a comma in double quotes")
     parser.add_argument("--names-file", type=Path, help="class names, one per line")
     parser.add_argument("--method", choices=METHODS, default="no_thinking", help="whose prompt to use")
     parser.add_argument("--question", default=QUESTION)
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="tokens of a reply (default 64; 1024 where it holds a thought)"
+    )
+    args = parser.parse_intermixed_args(argv)
     try:
         options = check_options(read_names(args.names, args.names_file))
         checkpoint, paths = (args.model, args.words) if args.model else (args.words[0], args.words[1:])
@@ -127,11 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = replace(bundle, model=bundle.model.to(gpu.device()))
         found = list(_readable([Path(path) for path in paths], bundle.side))
         pictures = [loaded.image for _, loaded in found]
-        answers = classify(bundle, pictures, options, args.method, args.question)
+        if args.max_new_tokens is not None and args.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens={args.max_new_tokens} must be at least 1")
+        answers = classify(bundle, pictures, options, args.method, args.question, args.max_new_tokens)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     for (path, loaded), answer in zip(found, answers, strict=True):
         notes = [*loaded.notes, *(() if answer.in_list else ("not one of the names",))]
+        notes += ["the reply was cut: raise --max-new-tokens"] if answer.truncated else []
         print(f"{path}: {' '.join(answer.name.split())}" + (f" ({'; '.join(notes)})" if notes else ""))
         if answer.thought:
             print(f"  thought: {' '.join(answer.thought.split())}")

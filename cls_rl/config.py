@@ -70,7 +70,7 @@ class Algo:
     max_grad_norm: float = 1.0  # [CODE]
     temperature: float = 1.0  # [CODE]
     top_k: int = 50  # [CODE] default of the GenerationConfig it builds
-    max_prompt_tokens: int = 1024  # [CODE]; StanfordCars 2048. More is refused, not cut
+    max_prompt_tokens: int = 1024  # [CODE]; StanfordCars has 2048 at least. More is refused, not cut
     max_completion_tokens: int = 1024  # [CODE]
     steps: int | None = None  # updates; None: the authors' epochs of the set (hub)
     micro_prompts: int = 1  # prompts (SFT: examples) per device and forward pass
@@ -129,6 +129,12 @@ class Config:
             raise ValueError(
                 "algo.steps is not set, and only the hub's sets have the authors' epochs; set it"
             )
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """`algo.max_prompt_tokens`, or more where the authors' script of a hub's set has more (cars)."""
+        own = hub_sets.SETS[self.data.set].max_prompt_tokens if self.data.source == "hub" else 0
+        return max(self.algo.max_prompt_tokens, own)
 
 
 _POSITIVE = (
@@ -276,6 +282,7 @@ _SMOKE = replace(
 PRESETS: dict[str, Config] = {
     "smoke": _SMOKE,
     "small": _SMALL,
+    "paper": replace(_PAPER, preset="paper"),  # the first of the paper's three models
     "paper-qwen2-vl-2b": _PAPER,
     "paper-qwen2-vl-7b": replace(
         _PAPER, preset="paper-qwen2-vl-7b", model=replace(_PAPER.model, name="Qwen/Qwen2-VL-7B-Instruct")

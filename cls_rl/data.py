@@ -91,7 +91,7 @@ def _hub_task(cfg: Data) -> Task:
     ]
     cells, share = {cfg.set: names}, FEW_SHOT_SHARE
     if cfg.setting == "base_to_new":
-        cells, share = dict(zip(("base", "new"), base_new(names), strict=True)), BASE_NEW_SHARE
+        cells, share = _hub_halves(cfg.set, names, {query.label for query in train}), BASE_NEW_SHARE
     tests = {
         cell: [
             Query(str(e.image), e.label, e.options, hub_sets.question(cfg.set))
@@ -106,6 +106,20 @@ def _hub_task(cfg: Data) -> Task:
         return _file_picture(image, side)
 
     return Task(cfg.set, train, tests, picture)
+
+
+def _hub_halves(name: str, names: Sequence[str], trained: set[str]) -> dict[str, list[str]]:
+    """The base classes are those of the authors' training rows: they cut sorted label *numbers*, whose order
+    need not be that of the names. ValueError where the rows are not half of the listing's classes."""
+    if unknown := sorted(trained - set(names)):
+        raise ValueError(
+            f"{name}: the listing of test images lacks the training classes {', '.join(unknown[:5])}"
+        )
+    if len(trained) != (half := len(base_new(names)[0])):
+        raise ValueError(
+            f"{name}: {len(trained)} training classes are not the base half ({half}) of {len(names)} classes"
+        )
+    return {"base": sorted(trained), "new": sorted(set(names) - trained)}
 
 
 def _file_picture(image: str, side: int) -> Image.Image:

@@ -64,7 +64,7 @@ def evaluate(bundle: Bundle, task: Task, cfg: Config, count: int | None = None) 
     for name, queries in task.tests.items():
         chosen = data.evenly(queries, count or cfg.eval.images)
         prompts = Prompts(
-            chosen, task.picture, bundle, cfg.algo.method, cfg.eval.wording, cfg.algo.max_prompt_tokens
+            chosen, task.picture, bundle, cfg.algo.method, cfg.eval.wording, cfg.max_prompt_tokens
         )
         starts = range(0, len(chosen), BATCH)
         bar = Console(stderr=True)

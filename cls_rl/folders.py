@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -23,7 +24,21 @@ from rich.progress import track
 from cls_rl import images
 from cls_rl.splits import Example, Item, Split, check_names, split
 
-SUFFIXES = frozenset(Image.registered_extensions())
+UNREAD = (
+    "MPEG",
+    "PDF",
+    "HDF5",
+    "BUFR",
+    "GRIB",
+    "WMF",
+    "EPS",
+)  # Pillow knows their endings, no more
+SUFFIXES = frozenset(
+    ending
+    for ending, kind in Image.registered_extensions().items()
+    if kind in Image.OPEN and kind not in UNREAD
+)
+HIDDEN = (".", "__MACOSX")  # beginnings of what an archive or a desktop leaves beside images
 
 
 def read_items(source: str | Path) -> list[Item]:
@@ -52,21 +67,31 @@ def read_items(source: str | Path) -> list[Item]:
 
 
 def _folder_rows(folder: Path) -> Iterator[tuple[Path, str]]:
-    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        paths = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(HIDDEN)):
+        paths = sorted(
+            p
+            for p in class_folder.rglob("*")
+            if p.suffix.lower() in SUFFIXES
+            and not any(part.startswith(HIDDEN) for part in p.relative_to(class_folder).parts)
+        )
         if not paths:
             raise ValueError(f"class folder {class_folder} has no images; add some or remove the folder")
         yield from ((path.resolve(), class_folder.name) for path in paths)
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[Path, str]]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    with io.StringIO(images.read_text(file), newline="") as lines:
         reader = csv.DictReader(lines)
         if not {"path", "label"} <= set(reader.fieldnames or ()):
             raise ValueError(
                 f"{file}: columns {reader.fieldnames} lack path or label; the first line names both"
             )
         for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: more columns than the first line; put a name that holds"
+                    " a comma in double quotes"
+                )
             path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
             if not path or not label:
                 raise ValueError(f"{file}, line {reader.line_num}: path or label is empty; fill or remove it")

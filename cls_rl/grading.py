@@ -16,7 +16,7 @@ from typing import Literal
 Rule = Literal["substring", "exact"]
 Consistency = Literal["consistent", "inconsistent", "none"]
 
-_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THOUGHT = re.compile(r"<(think|reason)>(.*?)</\1>", re.DOTALL)
 
 
@@ -51,7 +51,8 @@ def match(answer: str, label: str, rule: Rule = "substring") -> bool:
     if rule != "substring":
         raise ValueError(f"rule={rule!r} is not one of substring, exact")
     low_answer, low_label = answer.lower(), label.strip().lower()
-    return low_label in low_answer or low_label.replace("_", " ") in low_answer
+    spaced = low_label.replace("_", " ")
+    return low_label in low_answer or (bool(spaced.strip()) and spaced in low_answer)
 
 
 def in_list(answer: str, options: Iterable[str]) -> bool:
@@ -107,10 +108,12 @@ def grade(text: str, label: str, options: Sequence[str]) -> Grade:
 
 
 def lists_every_option(answer: str, options: Sequence[str]) -> bool:
-    """Whether the answer holds every one of at least two different options; `substring` rewards that."""
+    """Whether the answer names every one of at least two different options; `substring` rewards that.
+
+    As in `named_options`, "hot dog" does not name "dog" too.
+    """
     names = {normalise(option) for option in options}
-    low = normalise(answer)
-    return len(names) > 1 and all(name in low for name in names)
+    return len(names) > 1 and len({normalise(name) for name in named_options(answer, options)}) == len(names)
 
 
 def consistency(text: str, options: Iterable[str]) -> Consistency:

@@ -7,6 +7,7 @@ rounds both sides to multiples of patch * merge (28) inside the pixel limits, wh
 from __future__ import annotations
 
 import hashlib
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ FACTOR = 28  # Qwen2-VL and Qwen2.5-VL: patch 14 x merge 2
 MIN_PIXELS, MAX_PIXELS = 3136, 401_408  # authors' launch scripts
 MAX_FILE_PIXELS = 200_000_000  # 600 MB as RGB; beyond it a small file can fill the memory
 MAX_ASPECT = 200  # qwen_vl_utils refuses more
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # in other formats several pictures are pages or a preview
+
+
+class TooLarge(ValueError):
+    """More pixels than MAX_FILE_PIXELS."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +55,27 @@ def load_rgb(path: str | Path, target_side: int | None = None) -> Loaded:
                 if target_side and file.format == "JPEG":
                     file.draft(None, (target_side, target_side))
                 if (frames := getattr(file, "n_frames", 1)) > 1:
-                    notes.append(f"animated: the first of {frames} frames is used")
+                    what = "animated" if file.format in ANIMATED else "several pictures"
+                    notes.append(f"{what}: the first of {frames} frames is used")
                     file.seek(0)
                 file.load()
                 turned = ImageOps.exif_transpose(file)
-                if file.getexif().get(0x0112, 1) != 1:
+                if file.getexif().get(0x0112, 1) in range(2, 9):  # other numbers mean nothing
                     notes.append("turned upright by its EXIF tag")
                 return Loaded(_to_rgb(turned, notes), tuple(notes))
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that Pillow can read; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: more than {MAX_FILE_PIXELS:,} pixels; make it smaller first") from None
-    except (OSError, SyntaxError, EOFError) as error:
+    except TooLarge:
+        raise
+    except (OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
         raise ValueError(f"{path}: damaged or truncated image ({error}); fetch the file again") from None
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_FILE_PIXELS:
-        raise ValueError(
+        raise TooLarge(
             f"{path}: {width} x {height} is more than {MAX_FILE_PIXELS:,} pixels; make it smaller first"
         )
 
@@ -76,8 +85,9 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         notes.append(f"{image.mode} samples scaled to 8 bits")
         image = _scaled_to_8_bits(image)
     if image.has_transparency_data:
-        notes.append("transparency put on white")
         rgba = image.convert("RGBA")
+        if rgba.getextrema()[3][0] < 255:  # else an alpha channel that hides nothing
+            notes.append("transparency put on white")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
@@ -89,6 +99,14 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F" and samples.max(initial=0) <= 1:
         top = 1.0
     return Image.fromarray(np.clip(samples / top * 255, 0, 255).astype(np.uint8))
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, with or without byte-order mark; ValueError, one sentence, for another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
 
 
 def smart_size(

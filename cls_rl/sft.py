@@ -80,7 +80,7 @@ class Examples:
             for query in queries
         ]
         pictures = [self.source.picture(query.image, self.source.bundle.side) for query in queries]
-        examples = encoding.encode(self.processor, texts, pictures, self.algo.max_prompt_tokens)
+        examples = encoding.encode(self.processor, texts, pictures, self.source.max_tokens)
         return [(example, 0) for example in examples]
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import random
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
+from rich.progress import track
 
 from cls_rl.grading import normalise
 from shared.seeding import derive_seed
@@ -113,17 +116,30 @@ def option_list(label: str, class_names: Sequence[str], n: int, rng: Shuffler) -
 
 
 def check_names(class_names: Iterable[str]) -> None:
-    """ValueError if a name is empty or two names differ only in case, space, underscore or punctuation."""
+    """ValueError if a name is empty or two names differ only in case, space, underscore or punctuation.
+
+    Marks of a script, symbols ("C++", an emoji), "#" and what makes a number another one ("-1", "1.5") count
+    as different.
+    """
     seen: dict[str, str] = {}
     for name in dict.fromkeys(class_names):
         if not name.strip():
             raise ValueError(f"class name {name!r} is empty; give every class a visible name")
-        letters = "".join(c for c in normalise(name) if c.isalnum()) or normalise(name)
+        letters = _PUNCTUATION.sub(_kept, normalise(name)) or normalise(name)
         if letters in seen:
             raise ValueError(
                 f"class names {seen[letters]!r} and {name!r} are near-duplicates; merge or rename one of them"
             )
         seen[letters] = name
+
+
+_PUNCTUATION = re.compile(r"(?P<number>(?<=\d)[.,](?=\d)|(?<!\w)-(?=\d))|[^\w]|_")
+
+
+def _kept(found: re.Match[str]) -> str:
+    character = found.group()
+    said = found["number"] or character == "#" or unicodedata.category(character)[0] in "MS"
+    return character if said else ""
 
 
 def split(
@@ -158,10 +174,10 @@ def split(
         pools = {"base": (base, sides[tuned_on][1]), "new": (new, sides[tuned_on][1])}
     else:
         pools = {name: (sorted({i.label for i in used[name]}), sides[name][1]) for name in used}
-    tests = {
-        name: _with_lists([item for item in pool if item.label in set(half)], half, share, seed)
-        for name, (half, pool) in pools.items()
-    }
+    tests = {}
+    for name, (half, pool) in pools.items():
+        wanted = set(half)
+        tests[name] = _with_lists([item for item in pool if item.label in wanted], half, share, seed)
     result = Split(_with_lists(train, base, share, seed), tests, seed)
     check_leakage(result)
     result.near_duplicates.update(
@@ -248,7 +264,7 @@ def _with_lists(items: Sequence[Item], names: Sequence[str], share: float, seed:
     n = list_size(len(names), share)
     return [
         Example(i, tuple(option_list(i.label, names, n, random.Random(derive_seed(seed, "list", i.image)))))
-        for i in items
+        for i in track(items, "drawing lists of names", disable=len(items) * len(names) < 10_000_000)
     ]
 
 

@@ -51,9 +51,7 @@ def main(cfg: Config) -> None:
 
     # ---- 4 model
     bundle = _checked(eval.load_bundle, cfg)
-    train_set = Prompts(
-        task.train, task.picture, bundle, cfg.algo.method, max_tokens=cfg.algo.max_prompt_tokens
-    )
+    train_set = Prompts(task.train, task.picture, bundle, cfg.algo.method, max_tokens=cfg.max_prompt_tokens)
     alone = world_size == 1  # with several processes evaluation is a command of its own: eval.py
     before = None
     if alone and cfg.eval.before:

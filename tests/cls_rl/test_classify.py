@@ -85,6 +85,22 @@ def test_names_with_commas_come_from_a_file(tmp_path: Path, tiny: Any) -> None:
             read_names(*both)
 
 
+def test_names_on_the_command_line_may_be_quoted_and_stand_before_the_images(
+    tiny: Any, photo: Path, capsys: Any
+) -> None:
+    assert read_names('cat,"apple, red", dog', None) == ["cat", "apple, red", "dog"]
+    assert main([str(tiny.folder), "--names", "owl,sloth", str(photo)]) == 0
+    assert "photo.png: " in capsys.readouterr().out
+
+
+def test_a_reply_that_was_cut_says_so(tiny: Any, photo: Path, capsys: Any) -> None:
+    words = [str(tiny.folder), str(photo), "--names", "owl,sloth", "--max-new-tokens"]
+    main([*words, "1"])
+    assert "the reply was cut: raise --max-new-tokens" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--max-new-tokens=0 must be at least 1"):
+        main([*words, "0"])
+
+
 def test_the_placeholder_as_a_name_is_refused(tiny: Any) -> None:
     with pytest.raises(ValueError, match="not once"):
         classify(tiny.bundle, [tiny.picture(0)], ["owl", "<|image_pad|>"])

@@ -19,18 +19,24 @@ from cls_rl.prompts import user_text
 
 @pytest.fixture
 def hub(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three classes of "pets": a training set as the authors released it, and raw test images."""
+    """Three classes of "pets": training sets as the authors released them, and raw test images."""
     from datasets import Dataset, Features, Image, Value
 
     names = ["beagle", "pug", "sphynx"]
-    problems = [f"What type of object is in the photo?\n Please choose one from list [ {n}]." for n in names]
-    rows = {
-        "image": [tiny.picture(i, 20).convert("RGBA") for i in range(3)],
-        "problem": problems,
-        "solution": [f"<answer> {name} </answer>" for name in names],
-    }
     features = Features({"image": Image(), "problem": Value("string"), "solution": Value("string")})
-    monkeypatch.setattr(hub_sets, "training_set", lambda *a: Dataset.from_dict(rows, features=features))
+
+    def training_set(name: str, setting: str) -> Dataset:
+        # the base half by label numbers, which here are not in the order of the names
+        labels = names if setting == "few_shot" else ["sphynx", "beagle"]
+        asked = "What type of object is in the photo?\n Please choose one from list [ {}]."
+        rows = {
+            "image": [tiny.picture(i, 20).convert("RGBA") for i in range(len(labels))],
+            "problem": [asked.format(label) for label in labels],
+            "solution": [f"<answer> {label} </answer>" for label in labels],
+        }
+        return Dataset.from_dict(rows, features=features)
+
+    monkeypatch.setattr(hub_sets, "training_set", training_set)
     folder = tmp_path / hub_sets.SETS["pets"].folder
     folder.mkdir(parents=True)
     lines = []
@@ -58,11 +64,25 @@ def test_hub_test_images_have_lists_of_their_own_half(hub: Path) -> None:
     few = load_task(Data(data_dir=str(hub)), seed=0)
     assert {name: len(rows) for name, rows in few.tests.items()} == {"pets": 5}
     assert all(sorted(q.options) == ["beagle", "pug", "sphynx"] for q in few.tests["pets"])
-    halves = load_task(Data(data_dir=str(hub), setting="base_to_new"), seed=0).tests
-    assert {name: len(rows) for name, rows in halves.items()} == {"base": 4, "new": 1}
-    assert all(set(q.options) == {"beagle", "pug"} for q in halves["base"])
-    assert halves["new"][0].options == ("sphynx",)
+    task = load_task(Data(data_dir=str(hub), setting="base_to_new"), seed=0)
+    halves = task.tests
+    assert {name: len(rows) for name, rows in halves.items()} == {"base": 3, "new": 2}
+    assert {q.label for q in task.train} == {q.label for q in halves["base"]} == {"beagle", "sphynx"}
+    assert all(set(q.options) == {"beagle", "sphynx"} for q in halves["base"])
+    assert all(q.options == ("pug",) for q in halves["new"])
     assert few.picture(few.tests["pets"][0].image, 64).size == (64, 64)
+
+
+def test_hub_halves_that_do_not_fit_the_listing_are_refused(hub: Path) -> None:
+    listing, cfg = hub / "pets.jsonl", Data(data_dir=str(hub), setting="base_to_new")
+    lines = listing.read_text().splitlines()
+    listing.write_text("\n".join(line for line in lines if "sphynx" not in line))
+    with pytest.raises(ValueError, match="the listing of test images lacks the training classes sphynx"):
+        load_task(cfg, seed=0)
+    more = [json.dumps({"image": "0.png", "label": f"dog {i}", "split": "train"}) for i in range(2)]
+    listing.write_text("\n".join([*lines, *more]))
+    with pytest.raises(ValueError, match=r"2 training classes are not the base half \(3\) of 5 classes"):
+        load_task(cfg, seed=0)
 
 
 def test_hub_without_its_folder_or_listing_is_one_sentence(hub: Path, tmp_path: Path) -> None:

@@ -106,3 +106,13 @@ def test_bad_data_names_are_refused(changes: dict, said: str) -> None:
     cfg = PRESETS["paper-qwen2-vl-2b"]
     with pytest.raises(ValueError, match=said):
         replace(cfg, data=replace(cfg.data, **changes))
+
+
+def test_cars_have_the_authors_longer_prompts() -> None:
+    paper = PRESETS["paper"]
+    assert paper.model == PRESETS["paper-qwen2-vl-2b"].model
+    assert paper.max_prompt_tokens == 1024
+    cars = replace(paper, data=replace(paper.data, set="cars"))
+    assert cars.max_prompt_tokens == 2048
+    assert replace(cars, algo=replace(cars.algo, max_prompt_tokens=4096)).max_prompt_tokens == 4096
+    assert PRESETS["small"].max_prompt_tokens == PRESETS["small"].algo.max_prompt_tokens

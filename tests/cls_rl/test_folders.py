@@ -57,6 +57,20 @@ def test_csv_gives_the_folders_items(photos: Path) -> None:
     assert sorted(read_items(table), key=repr) == sorted(read_items(photos), key=repr)
 
 
+def test_csv_in_another_encoding_is_named(photos: Path) -> None:
+    (photos / "labels.csv").write_bytes("path,label\ncat/0.png,chat tigré\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels\.csv: not UTF-8 at byte 30; save the file as UTF-8"):
+        read_items(photos / "labels.csv")
+
+
+def test_what_an_archive_leaves_beside_images_is_left_out(photos: Path) -> None:
+    before = read_items(photos)
+    for name in ("__MACOSX/cat/._0.png", "cat/._0.png", "cat/.thumbs/0.png", "cat/clip.mpg", "cat/notes.pdf"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"no picture")
+    assert read_items(photos) == before
+
+
 def csv_of(photos: Path, text: str) -> Path:
     (photos / "labels.csv").write_text(text)
     return photos / "labels.csv"
@@ -72,6 +86,7 @@ def csv_of(photos: Path, text: str) -> Path:
         ("path,label\ncat/0.png,\n", "line 2: path or label is empty"),
         ("path,label\ncat/0.png\n", "line 2: path or label is empty"),
         ("path,label\ncat/0.png,cat\ncat/1.png,Cat\n", "'cat' and 'Cat' are near-duplicates"),
+        ("path,label\ncat/0.png,cat, domestic\n", "line 2: more columns .* in double quotes"),
     ],
 )
 def test_csv_errors(photos: Path, text: str, sentence: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from cls_rl.grading import (
@@ -135,3 +137,20 @@ def test_summary_divides_by_the_right_counts() -> None:
     assert (total["exact_in_list"], total["thought_named"], total["inconsistent"]) == (1.0, 0.25, 1.0)
     with pytest.raises(ValueError, match="no responses"):
         summarise([])
+
+
+def test_a_name_inside_the_answer_is_not_listed_too() -> None:
+    assert not grade("hot dog", "hot dog", ["dog", "hot dog"]).lists_all
+    assert grade("dog, hot dog", "hot dog", ["dog", "hot dog"]).lists_all
+
+
+def test_a_label_of_an_underscore_is_not_in_every_answer() -> None:
+    assert not match("a b", "_")
+    assert match("a_b", "_")
+
+
+def test_an_open_tag_before_much_white_space_takes_no_time() -> None:
+    text = "<answer>" + "\n" * 20_000
+    began = time.monotonic()
+    assert extract_answer(text) == "<answer>"
+    assert time.monotonic() - began < 1  # a pattern with two \s* needs hours

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cls_rl import images
 from cls_rl.images import difference_hash, digest, fixed_size, image_tokens, load_rgb, smart_size
@@ -174,3 +174,26 @@ def test_hashes_tell_content_and_not_format(tmp_path: Path) -> None:
     other = Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     assert (difference_hash(other) ^ difference_hash(png)).bit_count() > 10
     assert 0 <= difference_hash(two_halves()) < 2**64
+
+
+def test_pages_are_no_animation_and_an_opaque_alpha_hides_nothing(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (6, 4), "red")
+    picture.save(tmp_path / "scan.tiff", save_all=True, append_images=[picture])
+    assert load_rgb(tmp_path / "scan.tiff").notes == ("several pictures: the first of 2 frames is used",)
+    picture.convert("RGBA").save(tmp_path / "opaque.png")
+    assert load_rgb(tmp_path / "opaque.png").notes == ()
+    tag = Image.Exif()
+    tag[0x0112] = 9
+    picture.save(tmp_path / "odd.jpg", exif=tag)
+    assert load_rgb(tmp_path / "odd.jpg").notes == ()
+
+
+def test_what_pillow_says_without_the_file_is_said_with_it(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "wordy.png", pnginfo=info)
+    with pytest.raises(ValueError, match=r"wordy\.png: damaged or truncated image"):
+        load_rgb(tmp_path / "wordy.png")
+    (tmp_path / "fuzzed.ppm").write_bytes(b"P6\n4 x4 255\n" + bytes(48))
+    with pytest.raises(ValueError, match=r"fuzzed\.ppm: "):
+        load_rgb(tmp_path / "fuzzed.ppm")
