@@ -47,7 +47,8 @@ _SMALL = DistillConfig(
     episodes=(50, 100, 200),
     demonstrations=0,
     num_envs=16,
-    vision=VisionConfig("cnn", feature_dim=32, height=96, width=128, front_width=112, input_size=88),
+    # the front camera's crop of the paper's proportions would cut off one_leg's leg in half of the images
+    vision=VisionConfig("cnn", feature_dim=32, height=96, width=128, front_width=96, input_size=92),
     policy=TEACHERS["small"].base,
     clone=replace(TEACHERS["small"].clone, updates=3000, batch_size=64, test_every=1000),
     eval=Eval(episodes=128, num_envs=32, video=False),
