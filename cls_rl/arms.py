@@ -32,7 +32,7 @@ LIST_LENGTHS = (5, 12)  # besides the 24 names of few_shot (claim 3)
 
 # Chosen by `reproduce.py --sweep`: equally many candidates per arm, on SWEPT, with seed 0.
 RL_RATES, SFT_RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-LEARNING_RATES = {"sft_completion": 3e-4, "sft_full_text": 1e-4, "thinking": 3e-5, "no_thinking": 3e-5}
+LEARNING_RATES = {"sft_completion": 3e-4, "sft_full_text": 1e-5, "thinking": 3e-5, "no_thinking": 1e-5}
 
 Kind = Literal["train", "zero", "lists", "transfer", "empty"]
 Block = Literal["zero", "few_shot", "base_to_new", "empty", "lists", "ablations", "matrix"]
