@@ -25,7 +25,7 @@ from resip_assembly.env import make_vector
 from resip_assembly.env.simulation import Threads
 from resip_assembly.env.vector import ARM_ACTION_DIM, ARM_STATE_DIM, AssemblyVectorEnv
 from resip_assembly.evaluation import Agent
-from resip_assembly.experts import ScriptedExpert
+from resip_assembly.experts import ScriptedExpert, to_delta
 from resip_assembly.progress import Progress
 from shared import checkpoint
 from shared.seeding import derive_seed
@@ -140,21 +140,14 @@ def play(env: AssemblyVectorEnv, agent: Agent, seed: int) -> list[Episode | None
 
 
 def as_delta(obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Absolute targets (L, 10 per arm) as deltas from the measured hand poses in obs (L, D): position added,
-    rotation in the hand's frame, as the environment's delta mode reads them."""
+    """Absolute targets (L, 10 per arm) as deltas from the measured hand poses in obs (L, D)."""
     arms = actions.shape[-1] // ARM_ACTION_DIM
     hands = obs[:, : arms * ARM_STATE_DIM].reshape(len(obs), arms, ARM_STATE_DIM)
-    target = actions.reshape(len(actions), arms, ARM_ACTION_DIM).copy()
-    measured = rotations.rot6d_to_quat_wxyz(hands[..., 3:9])
-    wanted = rotations.rot6d_to_quat_wxyz(target[..., 3:9])
-    turn = rotations.quat_multiply(rotations.quat_conjugate(measured), wanted)
-    target[..., :3] -= hands[..., :3]
-    target[..., 3:9] = rotations.quat_wxyz_to_rot6d(turn)
-    return target.reshape(actions.shape).astype(np.float32)
+    return to_delta(actions, hands[..., :3], rotations.rot6d_to_quat_wxyz(hands[..., 3:9]))
 
 
 class ExpertAgent:
-    """The scripted expert as an `evaluation.Agent`."""
+    """The scripted expert as an `evaluation.Agent`, in the action space of `env`."""
 
     def __init__(self, env: AssemblyVectorEnv, seed: int) -> None:
         self.expert = ScriptedExpert(env, seed)
