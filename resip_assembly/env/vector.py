@@ -32,6 +32,7 @@ TAG_QUAT = np.array([0.0, np.sqrt(0.5), np.sqrt(0.5), 0.0])
 _TO_TAG = rotations.quat_conjugate(TAG_QUAT)
 _TO_TAG_MATRIX = rotations.quat_wxyz_to_matrix(_TO_TAG)
 WORKSPACE_M = np.array([[-0.1, -0.7, -0.05], [1.0, 0.7, 0.8]])  # a part outside it is lost
+MAX_OVERLAP_M, DRAWS = 0.001, 20  # of an initial state: a deeper one is drawn again, at most so many times
 OBS_LIMIT = 100.0  # m, m/s, rad/s: no sane state comes near
 MAX_SPEED = np.array([10.0, 300.0])  # m/s and rad/s of a free part: more is a solver failure, not a push
 
@@ -220,7 +221,21 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         self._observe(ended)
 
     def _place(self, i: int, rng: np.random.Generator) -> None:
-        """Draw the initial state of world i: obstacle, parts, then hand."""
+        """Draw the initial state of world i until no bodies overlap; after DRAWS draws the least deep one."""
+        shallowest, kept = np.inf, None
+        for _ in range(DRAWS):
+            drawn = self._draw(rng)
+            self.simulator.place(i, *drawn)
+            depth = self.simulator.overlap(i)
+            if depth <= MAX_OVERLAP_M:
+                return
+            if depth < shallowest:
+                shallowest, kept = depth, drawn
+        assert kept is not None
+        self.simulator.place(i, *kept)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[list[Array], Array, Array]:
+        """Obstacle, parts, then hands, in this order: what `Simulator.place` takes."""
         level = self.task.randomness[self.randomness]
         offsets: dict[str, tuple[Array, float]] = {
             "obstacle": (rng.uniform(-level.obstacle_m, level.obstacle_m, 2), 0.0)
@@ -231,7 +246,7 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
                 offsets[part.name] = offsets.get(part.moves_with or "") or _draw_offset(part, level, rng)
             poses.append(_moved(part, *offsets[part.name]))
         hands = robots.draw_hands(self.task, self.scene.robot, level, rng)
-        self.simulator.place(i, hands, np.array([p for p, _ in poses]), np.array([q for _, q in poses]))
+        return hands, np.array([p for p, _ in poses]), np.array([q for _, q in poses])
 
     # ---- step
 
