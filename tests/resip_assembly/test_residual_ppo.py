@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def test_gae_equals_its_definition_with_both_ends_in_the_middle() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-12)
     tensors = gae(*map(torch.from_numpy, (r, v, nv, terminated, truncated)), 0.97, 0.9)
     np.testing.assert_allclose(tensors[0].numpy(), expected[0])
+
+
+def test_gae_takes_lists_views_and_read_only_arrays() -> None:
+    rng = np.random.default_rng(1)
+    arrays = [*rng.normal(size=(3, 5, 2)), *(rng.random((2, 5, 2)) < 0.2)]
+    expected = gae(*arrays, 0.97, 0.9)
+    backwards = [x[::-1].copy()[::-1] for x in arrays]
+    frozen = [x.copy() for x in arrays]
+    for x in frozen:
+        x.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (backwards, frozen, [x.tolist() for x in arrays], [list(x) for x in arrays]):
+            for a, b in zip(gae(*given, 0.97, 0.9), expected, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_gae_bootstraps_a_truncation_and_not_a_termination() -> None:
