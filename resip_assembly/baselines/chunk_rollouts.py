@@ -127,7 +127,7 @@ class ChunkCollector:
             next_K.append(normalizer.normalize_obs(after))
             self.obs, self.previous = raw, chunk.to("cpu", copy=True)
             if not self.cfg.reset_every_iteration and finished.any():
-                self.obs = self.env.reset(options={"mask": finished})[0]
+                self.obs = self.env.reset(options={"reset_mask": finished})[0]
                 self.previous[torch.from_numpy(finished)] = 0.0
                 finished = np.zeros(n, bool)
         done = valid & (terminated | truncated)

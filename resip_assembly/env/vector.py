@@ -36,6 +36,7 @@ MAX_OVERLAP_M, DRAWS = 0.001, 20  # of an initial state: a deeper one is drawn a
 OBS_LIMIT = 100.0  # m, m/s, rad/s: no sane state comes near
 MAX_SPEED = np.array([10.0, 300.0])  # m/s and rad/s of a free part: more is a solver failure, not a push
 
+RESET_OPTIONS = ("reset_mask", "mask")  # Gymnasium's name, and ours of before
 FAILURES = ("nan", "blow-up", "nan action")  # no step is taken from such a state
 
 ActionMode = Literal["absolute", "delta"]
@@ -122,13 +123,9 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start the next episode of every environment, or of `options={"mask": (N,) bool}` only; a seed
-        starts again at episode 0."""
-        mask = np.asarray((options or {}).get("mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(
-                f"options['mask'] of shape {mask.shape}, {mask.dtype} must be ({self.num_envs},) bool"
-            )
+        """Start the next episode of every environment, or of `options={"reset_mask": (N,) bool}` only (or
+        "mask", a synonym); a seed starts again at episode 0. ValueError names any other option."""
+        mask = self._chosen(options or {})
         if seed is not None:
             self._seed[mask], self._episode[mask] = seed, -1
         self._start_episodes(mask)
@@ -207,6 +204,21 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
                 setattr(self, f"_{name}", np.array(value))
 
     # ---- reset
+
+    def _chosen(self, options: dict[str, Any]) -> Bools:
+        """(N,) which environments `reset` is asked for: all without a mask."""
+        if unknown := [name for name in options if name not in RESET_OPTIONS]:
+            raise ValueError(f"unknown reset option {unknown[0]!r}; there is reset_mask (or mask)")
+        if len(options) > 1:
+            raise ValueError("options['reset_mask'] and options['mask'] mean the same; give one")
+        for name, value in options.items():
+            mask = np.asarray(value)
+            if mask.shape != (self.num_envs,) or mask.dtype != bool:
+                raise ValueError(
+                    f"options[{name!r}] of shape {mask.shape}, {mask.dtype} must be ({self.num_envs},) bool"
+                )
+            return mask
+        return np.ones(self.num_envs, dtype=bool)
 
     def _start_episodes(self, mask: Bools) -> None:
         ended = np.flatnonzero(mask)

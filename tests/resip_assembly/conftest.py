@@ -37,7 +37,7 @@ class PointReach(gym.vector.VectorEnv):
     def reset(self, *, seed=None, options=None):
         mask = np.ones(self.num_envs, bool)
         if options is not None:
-            mask = options["mask"]
+            mask = options["reset_mask"]
         if seed is not None:
             self.seed, self.episode[:] = seed, 0
         self._start(mask)

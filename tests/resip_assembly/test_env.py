@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from resip_assembly.env import TASKS, make_vector, rendering
+from resip_assembly.env import TASKS, AssemblyEnv, make_vector, rendering
 from resip_assembly.env.simulation import Simulator
 from resip_assembly.env.tasks import Goal, pose_is_assembled, task_named
 from resip_assembly.env.vector import DRAWS
@@ -196,7 +196,8 @@ def test_same_step_autoreset() -> None:
     assert not info["success"].any()
 
 
-def test_disabled_autoreset_waits_for_a_masked_reset() -> None:
+@pytest.mark.parametrize("name", ["reset_mask", "mask"])  # Gymnasium's own, and its synonym
+def test_disabled_autoreset_waits_for_a_masked_reset(name: str) -> None:
     env = make_vector("peg_in_hole", 2, threads=1, max_episode_steps=2, autoreset="disabled")
     assert env.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     env.reset(seed=0)
@@ -204,7 +205,7 @@ def test_disabled_autoreset_waits_for_a_masked_reset() -> None:
         *_, truncated, _ = env.step(stay(env))
     assert truncated.all()
     kept = env.simulator.ee_pos[1].copy()
-    env.reset(options={"mask": np.array([True, False])})
+    env.reset(options={name: np.array([True, False])})
     assert env.episode.tolist() == [1, 0]
     np.testing.assert_array_equal(env.simulator.ee_pos[1], kept)
     *_, truncated, _ = env.step(stay(env))
@@ -413,6 +414,38 @@ def test_single_environment_equals_world_zero() -> None:
     assert single.step(action[0])[3]
 
 
+def test_another_time_limit_reaches_the_environment() -> None:
+    """`max_episode_steps` is kept by `gymnasium.make` for its own wrapper."""
+    longer = TASKS["peg_in_hole"].max_episode_steps + 5
+    for steps in (2, longer):
+        env = gymnasium.make("resip_assembly/PegInHole-v0", episode_steps=steps)
+        obs, _ = env.reset(seed=0)
+        still = np.concatenate([obs[:9], [-1]])
+        ends = [env.step(still)[3:] for _ in range(steps)]
+        assert [truncated for truncated, _ in ends] == [False] * (steps - 1) + [True]
+        assert ends[-1][1]["truncation_reason"] == "time limit"
+        env.close()
+    with pytest.raises(ValueError, match="episode_steps=0 must be at least 1"):
+        gymnasium.make("resip_assembly/PegInHole-v0", episode_steps=0)
+    with pytest.raises(ValueError, match="unknown reset option 'level'"):
+        AssemblyEnv("peg_in_hole").reset(options={"level": 1})
+
+
+def test_unseeded_copies_differ_and_seeded_ones_do_not() -> None:
+    def starts(**seed: int) -> np.ndarray:
+        env = gymnasium.make_vec("resip_assembly/PegInHole-v0", 2, vectorization_mode="sync")
+        found = np.stack([env.reset(**seed)[0], env.reset()[0]])  # (episode, copy, D)
+        env.close()
+        return found
+
+    free, seeded = starts(), starts(seed=3)
+    assert np.abs(free[:, 0] - free[:, 1]).max(-1).min() > 1e-3
+    assert np.abs(free[0] - free[1]).max(-1).min() > 1e-3
+    np.testing.assert_array_equal(seeded, starts(seed=3))
+    given = AssemblyEnv("peg_in_hole", seed=3)
+    np.testing.assert_array_equal(given.reset()[0], make_vector("peg_in_hole", 1, seed=3).reset()[0][0])
+
+
 def test_render() -> None:
     env = gymnasium.make("resip_assembly/OneLeg-v0", render_mode="rgb_array")
     env.reset(seed=0)
@@ -463,5 +496,12 @@ def test_bad_calls_are_named() -> None:
     env.reset()
     with pytest.raises(ValueError, match=r"actions of shape \(2, 7\) must have shape \(2, 10\)"):
         env.step(np.zeros((2, 7)))
-    with pytest.raises(ValueError, match=r"options\['mask'\] of shape \(3,\)"):
-        env.reset(options={"mask": np.ones(3, dtype=bool)})
+    mask = np.ones(2, dtype=bool)
+    for options, message in (
+        ({"mask": np.ones(3, dtype=bool)}, r"options\['mask'\] of shape \(3,\)"),
+        ({"reset_mask": np.ones(2)}, r"options\['reset_mask'\] of shape \(2,\), float64"),
+        ({"resetmask": mask}, "unknown reset option 'resetmask'; there is reset_mask"),
+        ({"mask": mask, "reset_mask": mask}, "mean the same; give one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            env.reset(options=options)
