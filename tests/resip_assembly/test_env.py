@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import mujoco
@@ -11,7 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from resip_assembly.env import TASKS, AssemblyEnv, make_vector, rendering
+from resip_assembly.env import TASKS, AssemblyEnv, make_vector, opengl, rendering
 from resip_assembly.env.simulation import Simulator
 from resip_assembly.env.tasks import Goal, pose_is_assembled, task_named
 from resip_assembly.env.vector import DRAWS
@@ -464,9 +468,51 @@ def test_no_rendering_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(name: str) -> None:
         raise ImportError("no library")
 
-    monkeypatch.setattr(rendering.importlib, "import_module", missing)
+    monkeypatch.setattr(opengl.importlib, "import_module", missing)
     with pytest.raises(rendering.NoRendering, match="apt-get install libegl1"):
         rendering.make_renderer(make_vector("peg_in_hole", 1).scene.model)
+
+
+NO_LIBRARY = """
+import ctypes
+load = ctypes.CDLL.__init__
+def refuse(self, name, *arguments, **options):
+    if name and any(word in str(name) for word in ("EGL", "OSMesa", "OpenGL")):
+        raise OSError(f"{name}: cannot open shared object file")
+    load(self, name, *arguments, **options)
+ctypes.CDLL.__init__ = refuse
+"""
+TRY_TO_RENDER = """
+import os
+from resip_assembly.env import make_vector, rendering
+assert os.environ.get("MUJOCO_GL") == (os.environ.get("EXPECTED") or None)
+env = make_vector("peg_in_hole", 1, threads=1)
+env.reset()
+try:
+    rendering.make_renderer(env.scene.model)
+except rendering.NoRendering as error:
+    print(error)
+assert "PYOPENGL_PLATFORM" not in os.environ
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "tried"),
+    [("osmesa", ["osmesa"]), ("EGL", ["egl"]), ("", ["egl", "osmesa"]), ("vulkan", ["vulkan"])],
+)
+def test_a_machine_without_opengl(tmp_path: Path, backend: str, tried: list[str]) -> None:
+    """In a process where the libraries are missing everything but images works; each backend gets its try."""
+    (tmp_path / "sitecustomize.py").write_text(NO_LIBRARY)
+    kept = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    here = [str(tmp_path), str(Path(rendering.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    there = kept | ({"MUJOCO_GL": backend} if backend else {})
+    there |= {"EXPECTED": backend, "PYTHONPATH": os.pathsep.join(here)}
+    command = [sys.executable, "-c", TRY_TO_RENDER]
+    done = subprocess.run(command, env=there, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "apt-get install libegl1" in done.stdout
+    assert [word for word in ("egl", "osmesa", "vulkan") if f"{word}: " in done.stdout] == tried
+    assert "PYOPENGL_PLATFORM" not in done.stdout  # a reason of its own, and not the attempt before
 
 
 # ---- bad input
