@@ -37,6 +37,10 @@ Randomness = Literal["low", "med", "high"]
 ActionMode = Literal["absolute", "delta"]
 
 
+class Hopeless(RuntimeError):
+    """Episodes are recorded until enough succeed, and hardly any does."""
+
+
 @dataclass(frozen=True)
 class Card:
     """Where demonstrations come from."""
@@ -92,7 +96,7 @@ def record(
 
     Raises:
         ValueError: fewer than one episode, an unknown task, robot or level.
-        RuntimeError: the expert succeeds in less than a fifth of its attempts.
+        Hopeless: the expert succeeds in less than a fifth of its attempts.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1; the paper has 50 per task")
@@ -102,8 +106,9 @@ def record(
     with Progress("demonstrations", episodes) as progress:
         while len(found) < episodes:
             if attempts >= 5 * max(episodes, num_envs):
-                raise RuntimeError(
-                    f"{len(found)} of {attempts} attempts at {task} succeeded; is it solvable?"
+                raise Hopeless(
+                    f"{len(found)} of {attempts} attempts at {task} succeeded; is it solvable? "
+                    "no demonstrations were saved"
                 )
             round_seed = derive_seed(seed, "demonstrations", attempts) % 2**31
             played = play(env, ExpertAgent(env, round_seed), round_seed)

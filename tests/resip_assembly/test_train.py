@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from resip_assembly import videos, watch
+from resip_assembly import demos, videos, watch
 from resip_assembly.env.rendering import NoRendering
 from resip_assembly.report import Results
 from shared import checkpoint
@@ -88,6 +90,31 @@ def test_killed_and_resumed_it_is_the_same_run(whole: tuple[Path, str], tmp_path
     assert metrics[0] == metrics[1]
     after = [Results(f / "evaluations")["residual"] for f in (whole[0], folder)]
     assert np.array_equal(after[0].final_obs, after[1].final_obs)
+
+
+def test_a_diverged_clone_is_one_sentence(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--clone.lr", "1e30", "--clone.save-every", "2")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, text
+    assert re.search(
+        r"error: cloning stopped: loss=(nan|inf) in update \d+; lower lr=1e\+30; .*(kept|yet)$", text
+    )
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("module", ["train", "imitation"])
+def test_no_demonstrations_are_one_sentence(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setattr(demos, "play", lambda env, agent, seed: [None] * env.num_envs)
+    options = {
+        "train": OPTIONS,
+        "imitation": ["--preset", "smoke", "--data", "demos", "--start", str(whole[0])],
+    }
+    words = [*options[module], "--run.output-dir", str(tmp_path / "run"), "--run.trackers"]
+    monkeypatch.setattr(sys, "argv", [f"{module}.py", *words])
+    with pytest.raises(SystemExit, match=r"error: 0 of 80 attempts at peg_in_hole succeeded; .* were saved"):
+        runpy.run_path(str(PACKAGE / f"{module}.py"), run_name="__main__")
 
 
 def test_watch_films_what_was_judged(whole: tuple[Path, str], tmp_path: Path) -> None:
