@@ -249,6 +249,25 @@ def test_rollout_without_autoreset_marks_the_steps_after_success(toy) -> None:
     assert advantages.isfinite().all()
 
 
+BREAKS = {(2, 0): "nan", (2, 1): "blow-up", (3, 5): "nan", (4, 6): "nan action", (5, 7): "out of workspace"}
+COUNTS = {"rollout/nan": 2, "rollout/blow_up": 1, "rollout/nan_action": 1, "rollout/out_of_workspace": 1}
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "disabled"])
+def test_what_the_simulator_breaks_is_counted(toy, autoreset: str) -> None:
+    """Once per episode, and apart from the time limit."""
+    env = toy.PointReach(8, autoreset)
+    env.breaks, env.limit = BREAKS, 8
+    collector = Collector(env, toy.BiasedBase(bias=0.3), steps=10)
+    collector.reset(0)
+    stats = collector.collect(ResidualPolicy(4, 2)).stats
+    assert {name: stats[name] for name in COUNTS} == COUNTS
+    assert stats["rollout/finished"] >= 5 + 3
+    env.breaks = {}
+    collector.reset(0)
+    assert not any(collector.collect(ResidualPolicy(4, 2)).stats[name] for name in COUNTS)
+
+
 @pytest.mark.slow
 def test_held_residuals_are_drawn_once_per_chunk_and_learn_there(toy, tmp_path: Path) -> None:
     torch.manual_seed(0)
