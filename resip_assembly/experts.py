@@ -457,7 +457,7 @@ def to_delta(actions: NDArray[np.float32], position: ArrayLike, quat: ArrayLike)
     target = actions.reshape(len(actions), -1, ARM_ACTION_DIM).copy()
     wanted = rotations.rot6d_to_quat_wxyz(target[..., 3:9])
     turn = rotations.quat_multiply(rotations.quat_conjugate(quat), wanted)
-    target[..., :3] -= position
+    target[..., :3] -= np.asarray(position)
     target[..., 3:9] = rotations.quat_wxyz_to_rot6d(turn)
     return target.reshape(actions.shape).astype(np.float32)
 

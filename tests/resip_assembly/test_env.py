@@ -496,6 +496,7 @@ assert "PYOPENGL_PLATFORM" not in os.environ
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "tried"),
     [("osmesa", ["osmesa"]), ("EGL", ["egl"]), ("", ["egl", "osmesa"]), ("vulkan", ["vulkan"])],

@@ -11,6 +11,7 @@ from resip_assembly import expert_rates, result_tables
 from shared import tables
 
 
+@pytest.mark.slow
 def test_a_record_per_cell_becomes_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "experts.jsonl"
     assert result_tables.experts_section(path) == ""

@@ -106,6 +106,7 @@ def test_reset_forgets_only_the_masked_episodes() -> None:
     assert expert._experts[0] is not replaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["peg_in_hole", "bimanual"])
 def test_the_expert_solves_delta_environments(task: str) -> None:
     env = make_vector(task, 4, seed=11, action_mode="delta", autoreset="disabled", threads=1)
