@@ -262,7 +262,10 @@ def train(
 
             done, result.train_loss = update + 1, loss.item()
             if not math.isfinite(result.train_loss):
-                raise FloatingPointError(f"loss={result.train_loss} in update {done}; lower lr={cfg.lr}")
+                saved = f"; {checkpoints.kept(folder)}" if folder is not None else ""
+                raise FloatingPointError(
+                    f"cloning stopped: loss={result.train_loss} in update {done}; lower lr={cfg.lr}{saved}"
+                )
             if done % cfg.test_every == 0 or done == cfg.updates:
                 result.test_loss = _test_loss(
                     averaged, samples, test.split(cfg.batch_size), derive_seed(seed, "test")

@@ -81,6 +81,12 @@ def load_arrays(folder: Path | str) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+def kept(root: Path) -> str:
+    """For the message of a run that cannot go on: which checkpoint of `root` is there."""
+    last = checkpoint.last_complete(root, on_skip=lambda line: None)
+    return f"{last} is kept" if last else "no checkpoint had been saved yet"
+
+
 def prune(root: Path, keep: int = 2) -> None:
     """Delete all but the newest `keep` ``checkpoint-<step>`` folders."""
     found = [p for p in root.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal()]

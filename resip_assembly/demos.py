@@ -25,7 +25,7 @@ from resip_assembly.env import make_vector
 from resip_assembly.env.simulation import Threads
 from resip_assembly.env.vector import ARM_ACTION_DIM, ARM_STATE_DIM, AssemblyVectorEnv
 from resip_assembly.evaluation import Agent
-from resip_assembly.experts import ScriptedExpert
+from resip_assembly.experts import ScriptedExpert, to_delta
 from resip_assembly.progress import Progress
 from shared import checkpoint
 from shared.seeding import derive_seed
@@ -35,6 +35,10 @@ HOLD_STEPS = 8  # recorded after success: without them a chunked policy drifts a
 Robot = Literal["floating", "panda"]
 Randomness = Literal["low", "med", "high"]
 ActionMode = Literal["absolute", "delta"]
+
+
+class Hopeless(RuntimeError):
+    """Episodes are recorded until enough succeed, and hardly any does."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def record(
 
     Raises:
         ValueError: fewer than one episode, an unknown task, robot or level.
-        RuntimeError: the expert succeeds in less than a fifth of its attempts.
+        Hopeless: the expert succeeds in less than a fifth of its attempts.
     """
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1; the paper has 50 per task")
@@ -102,8 +106,9 @@ def record(
     with Progress("demonstrations", episodes) as progress:
         while len(found) < episodes:
             if attempts >= 5 * max(episodes, num_envs):
-                raise RuntimeError(
-                    f"{len(found)} of {attempts} attempts at {task} succeeded; is it solvable?"
+                raise Hopeless(
+                    f"{len(found)} of {attempts} attempts at {task} succeeded; is it solvable? "
+                    "no demonstrations were saved"
                 )
             round_seed = derive_seed(seed, "demonstrations", attempts) % 2**31
             played = play(env, ExpertAgent(env, round_seed), round_seed)
@@ -140,21 +145,14 @@ def play(env: AssemblyVectorEnv, agent: Agent, seed: int) -> list[Episode | None
 
 
 def as_delta(obs: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Absolute targets (L, 10 per arm) as deltas from the measured hand poses in obs (L, D): position added,
-    rotation in the hand's frame, as the environment's delta mode reads them."""
+    """Absolute targets (L, 10 per arm) as deltas from the measured hand poses in obs (L, D)."""
     arms = actions.shape[-1] // ARM_ACTION_DIM
     hands = obs[:, : arms * ARM_STATE_DIM].reshape(len(obs), arms, ARM_STATE_DIM)
-    target = actions.reshape(len(actions), arms, ARM_ACTION_DIM).copy()
-    measured = rotations.rot6d_to_quat_wxyz(hands[..., 3:9])
-    wanted = rotations.rot6d_to_quat_wxyz(target[..., 3:9])
-    turn = rotations.quat_multiply(rotations.quat_conjugate(measured), wanted)
-    target[..., :3] -= hands[..., :3]
-    target[..., 3:9] = rotations.quat_wxyz_to_rot6d(turn)
-    return target.reshape(actions.shape).astype(np.float32)
+    return to_delta(actions, hands[..., :3], rotations.rot6d_to_quat_wxyz(hands[..., 3:9]))
 
 
 class ExpertAgent:
-    """The scripted expert as an `evaluation.Agent`."""
+    """The scripted expert as an `evaluation.Agent`, in the action space of `env`."""
 
     def __init__(self, env: AssemblyVectorEnv, seed: int) -> None:
         self.expert = ScriptedExpert(env, seed)

@@ -159,5 +159,7 @@ if __name__ == "__main__":
         main(config.parse(DistillConfig, DISTILL_PRESETS, default="small", args=words))
     except KeyboardInterrupt:
         sys.exit("stopped by Ctrl-C; the same command with --run.resume goes on")
+    except FloatingPointError as error:  # cloning diverged: the message says which checkpoint is kept
+        sys.exit(f"error: {error}")
     except (ValueError, RuntimeError) as error:  # a folder that does not fit, no OpenGL, a hopeless teacher
         config.refuse(str(error))

@@ -149,6 +149,20 @@ def _round(env: gym.vector.VectorEnv, agent: Agent, seed: int, count: int) -> Ev
     return Evaluation(*arrays, (seed,) * count, ids, final_obs[:count])
 
 
+BROKEN = ("nan", "blow-up", "out of workspace", "nan action")  # reasons of the simulator, not the time limit
+
+
+def broken(info: dict[str, Any], ended: np.ndarray) -> Counter[str]:
+    """How many of the episodes that ended in this step, `ended` (N,), the simulator cut short, by reason."""
+    return Counter(reason for reason in np.asarray(info["truncation_reason"])[ended] if reason in BROKEN)
+
+
+def broken_stats(counts: Counter[str]) -> dict[str, float]:
+    """`rollout/nan`, `/blow_up`, `/out_of_workspace` and `/nan_action`, zeros included."""
+    names = {reason: reason.replace(" ", "_").replace("-", "_") for reason in BROKEN}
+    return {f"rollout/{name}": float(counts[reason]) for reason, name in names.items()}
+
+
 def final_observations(info: dict[str, Any], mask: np.ndarray) -> np.ndarray:
     """(k, D) last observations of the k envs in `mask` that a same-step autoreset replaced."""
     return np.stack(list(info["final_obs"][mask])).astype(np.float32)

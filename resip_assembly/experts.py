@@ -422,14 +422,11 @@ def make_expert(task: str, rng: np.random.Generator) -> Expert:
 class ScriptedExpert:
     """One `Expert` per environment of a vector environment, a new one in every episode.
 
-    Actions are a function of (seed, environment, episode) and of what the environments do.
+    Actions are a function of (seed, environment, episode) and of what the environments do; they are in the
+    action space of the environment, absolute or delta.
     """
 
     def __init__(self, env: AssemblyVectorEnv, seed: int) -> None:
-        if env.action_mode != "absolute":
-            raise ValueError(
-                f"action_mode={env.action_mode!r}: experts command absolute poses; use 'absolute'"
-            )
         self.env, self.seed = env, seed
         self._experts: dict[int, Expert] = {}
         self._episode = np.full(env.num_envs, -1, dtype=np.int64)
@@ -449,7 +446,20 @@ class ScriptedExpert:
                 self._experts[i].begin(self.env, i)
                 self._episode[i] = episode
             actions[i] = self._experts[i].act().ravel()
+        if self.env.action_mode == "delta":
+            return to_delta(actions, self.env.simulator.ee_pos, self.env.simulator.ee_quat)
         return actions
+
+
+def to_delta(actions: NDArray[np.float32], position: ArrayLike, quat: ArrayLike) -> NDArray[np.float32]:
+    """Absolute targets (N, 10 A) as deltas from hand poses (N, A, 3) m, (N, A, 4) wxyz: position added,
+    rotation in the hand's frame, as the environment's delta mode reads them."""
+    target = actions.reshape(len(actions), -1, ARM_ACTION_DIM).copy()
+    wanted = rotations.rot6d_to_quat_wxyz(target[..., 3:9])
+    turn = rotations.quat_multiply(rotations.quat_conjugate(quat), wanted)
+    target[..., :3] -= np.asarray(position)
+    target[..., 3:9] = rotations.quat_wxyz_to_rot6d(turn)
+    return target.reshape(actions.shape).astype(np.float32)
 
 
 def _matrix(rotvec: ArrayLike) -> Array:

@@ -110,5 +110,7 @@ if __name__ == "__main__":
         main(config.parse(ImitationConfig, IMITATION_PRESETS, default="small"))
     except KeyboardInterrupt:
         sys.exit("stopped by Ctrl-C; the same command with --run.resume goes on")
-    except (ValueError, RuntimeError) as error:  # a folder that does not fit, a policy that never succeeds
+    except (FloatingPointError, demos.Hopeless) as error:  # cloning diverged; a policy that never succeeds
+        sys.exit(f"error: {error}")
+    except ValueError as error:  # a folder that does not fit: the message says which and why
         config.refuse(str(error))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 OBS_CLIP = 3.0  # normalised observations are clamped to ±3 for base and residual (§2.5; not 5, §2.11 item 7)
-RANGE_FLOOR = 0.06  # of almost constant dimensions (m, or quaternion units): below it jitter becomes input
+RANGE_FLOOR = 0.06  # D17: of almost constant dimensions (m, quaternion units): below it jitter becomes input
 
 
 class MinMax(nn.Module):

@@ -117,7 +117,7 @@ def gae(
     gamma: float,
     lam: float,
 ) -> tuple[Array, Array]:
-    """Generalised advantage estimation (§2.1), each array (T, N), NumPy or torch in and out.
+    """Generalised advantage estimation (§2.1), each array (T, N), torch in and out or NumPy (lists too).
 
     δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t)
     Â_t = δ_t + γλ (1 - done_t) Â_{t+1},   R_t = Â_t + V(s_t)
@@ -136,15 +136,17 @@ def gae(
     Raises:
         ValueError: the shapes differ.
     """
-    named = {"values": values, "next_values": next_values, "terminated": terminated, "truncated": truncated}
+    # copied, because torch takes no lists of arrays, no negative strides and no read-only memory
+    r, v, v_next, ended, cut = (
+        x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        for x in (rewards, values, next_values, terminated, truncated)
+    )
+    named = {"values": v, "next_values": v_next, "terminated": ended, "truncated": cut}
     for name, array in named.items():
-        if tuple(array.shape) != tuple(rewards.shape):
-            raise ValueError(
-                f"{name} has shape {tuple(array.shape)}, rewards {tuple(rewards.shape)}; need one"
-            )
-    r, v, v_next = (torch.as_tensor(x) for x in (rewards, values, next_values))
-    ended = torch.as_tensor(terminated).bool()
-    cut = ended | torch.as_tensor(truncated).bool()
+        if array.shape != r.shape:
+            raise ValueError(f"{name} has shape {tuple(array.shape)}, rewards {tuple(r.shape)}; need one")
+    ended = ended.bool()
+    cut = ended | cut.bool()
     delta = r + gamma * torch.where(ended, 0.0, v_next) - v
     advantages, trace = torch.empty_like(delta), torch.zeros_like(delta[0])
     for t in reversed(range(len(delta))):

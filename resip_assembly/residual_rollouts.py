@@ -6,6 +6,7 @@ Symbols: T steps per iteration, N envs, D residual observation, A action, U resi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resip_assembly.diffusion_policy import ChunkPolicy, ChunkQueue
-from resip_assembly.evaluation import final_observations
+from resip_assembly.evaluation import broken, broken_stats, final_observations
 from resip_assembly.residual_policy import Features, ResidualPolicy, residual_features
 
 
@@ -78,7 +79,7 @@ class Collector:
         rewards = np.zeros((steps, n), np.float32)
         terminated, truncated, valid = (np.zeros((steps, n), bool) for _ in range(3))
         decided = torch.ones(steps, n, dtype=torch.bool, device=device)
-        finished = np.zeros(n, bool)
+        finished, failures = np.zeros(n, bool), Counter[str]()
         with torch.inference_mode():
             features = self._features(self.obs)
             base_action = self.queue.current(features[:, : self.base.obs_dim])
@@ -100,6 +101,8 @@ class Collector:
                 rewards[t] = np.where(finished, 0.0, reward)
                 terminated[t] = ended | finished
                 truncated[t] = cut & ~terminated[t]
+                if truncated[t].any():
+                    failures += broken(info, truncated[t])
                 final = None
                 if self.autoreset and (done := ended | cut).any():
                     if truncated[t].any():
@@ -122,7 +125,7 @@ class Collector:
             # Of finished episodes: successes finish first, so compare deterministic evaluations instead.
             "rollout/success": float((first_done & terminated).sum() / count),
             "rollout/reward": float(rewards.sum()),
-        }
+        } | broken_stats(failures)
         ended, cut, kept = (torch.from_numpy(x).to(device) for x in (terminated, truncated, valid))
         reward = torch.from_numpy(rewards).to(device)
         return Rollout(z, u, logprobs, reward, values, next_values, ended, cut, kept, decided, stats)

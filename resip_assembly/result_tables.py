@@ -141,6 +141,26 @@ def runs_table(records: list[dict[str, Any]]) -> str:
     return tables.markdown(["row", "seed", "scale", "episodes", "wall s", "commit", "command"], rows)
 
 
+def experts_section(path: Path) -> str:
+    """Success and speed of the experts per task and robot (`expert_rates.py`); empty without any."""
+    records = tables.current(tables.load_records(path))
+    tables.refuse_dirty(records)
+    if not records:
+        return ""
+    rows = []
+    for r in sorted(records, key=lambda r: r["row"]):
+        won = percent(r["metrics"]["successes"], r["n"])
+        cells = [r["task"], r["robot"], f"{won}, n = {r['n']}", r["metrics"]["length_median"]]
+        rows.append([*cells, round(r["metrics"]["steps_per_cpu_s"]), r["commit"][:10]])
+    headers = ["task", "robot", "success [95 % interval]", "median steps", "steps per CPU s", "commit"]
+    return (
+        "\n## Scripted experts\n\nPer cent at the low level, on episodes of their own; control steps of one "
+        "environment per second of CPU time, the\nexpert's included, on "
+        f"{', '.join(sorted({r['hardware'] for r in records}))}: `{records[0]['command']}`.\n\n"
+        f"{tables.markdown(headers, rows)}\n"
+    )
+
+
 def paper_tables(path: Path) -> str:
     """Every table of paper.csv, as printed, with its source and notes."""
     cells = tables.load_paper(path)
@@ -212,7 +232,7 @@ Per cent of all episodes, from the last observation (`taxonomy.py`).
 ## Seeds apart
 
 {seeds}
-
+{experts}
 ## The paper's numbers
 
 {paper}
@@ -242,6 +262,7 @@ def render(here: Path = HERE) -> None:
         taxonomy=taxonomy_table(found),
         corrections=corrections_table(found),
         seeds=seeds_table(found),
+        experts=experts_section(here / "results" / "experts.jsonl"),
         paper=paper_tables(here / "results" / "paper.csv"),
         runs=runs_table(records),
     )

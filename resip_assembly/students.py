@@ -11,7 +11,7 @@ import torch
 from resip_assembly import behaviour_cloning, checkpoints, demos
 from resip_assembly.behaviour_cloning import CloneConfig
 from resip_assembly.checkpoints import Identity
-from resip_assembly.demos import Card, Demonstrations, Episode, play
+from resip_assembly.demos import Card, Demonstrations, Episode, Hopeless, play
 from resip_assembly.diffusion_policy import ChunkAgent, ChunkPolicy
 from resip_assembly.env.vector import AssemblyVectorEnv
 from resip_assembly.evaluation import Agent
@@ -28,16 +28,16 @@ BETA_LOWERED_ABOVE = 0.8  # of the first round's success
 def record(env: AssemblyVectorEnv, agent: Agent, what: str, episodes: int, seed: int) -> Demonstrations:
     """`episodes` successful episodes of `agent` with HOLD_STEPS after success; `env` without autoreset.
 
-    A function of (env, agent, seed). RuntimeError if fewer than one in PATIENCE attempts succeeds.
+    A function of (env, agent, seed). Hopeless if fewer than one in PATIENCE attempts succeeds.
     """
     found: list[Episode] = []
     attempts = 0
     with Progress(f"{what} rollouts", episodes) as progress:
         while len(found) < episodes:
             if attempts >= PATIENCE * max(episodes, env.num_envs):
-                raise RuntimeError(
+                raise Hopeless(
                     f"{len(found)} of {attempts} {what} rollouts succeeded; {episodes} are asked for: "
-                    "train the policy better, or ask for fewer"
+                    "train the policy better, or ask for fewer; none was saved"
                 )
             round_seed = derive_seed(seed, "rollouts", attempts) % 2**31
             torch.manual_seed(round_seed)
@@ -89,7 +89,8 @@ def dagger(
     updates shared out over the rounds that `episodes` needs. A killed run goes on from its last round.
 
     Raises:
-        RuntimeError: fewer than one in PATIENCE episodes succeeds.
+        Hopeless: fewer than one in PATIENCE episodes succeeds.
+        FloatingPointError: the student's loss is not finite.
     """
     n, rounds = env.num_envs, -(-episodes // env.num_envs)
     updates = max(1, clone.updates // rounds)
@@ -103,8 +104,9 @@ def dagger(
         kept = demos.load(last.with_name(f"labelled-{done}")).episodes
     while len(kept) < episodes:
         if done >= PATIENCE * rounds:
-            raise RuntimeError(
-                f"{len(kept)} of {done * n} DAgger episodes succeeded; the teacher is too weak"
+            raise Hopeless(
+                f"{len(kept)} of {done * n} DAgger episodes succeeded; the teacher is too weak; "
+                f"{checkpoints.kept(folder)}"
             )
         now = derive_seed(seed, "dagger", done) % 2**31
         torch.manual_seed(now)
@@ -115,7 +117,10 @@ def dagger(
             beta = max(BETA_FLOOR, beta - BETA_STEP)
         if not kept:
             continue
-        behaviour_cloning.train(student, kept, each, now)
+        try:
+            behaviour_cloning.train(student, kept, each, now)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {checkpoints.kept(folder)}") from error
         demos.save(as_demonstrations(env, kept, now, done * n, "DAgger"), folder / f"labelled-{done}")
         state = {"done": done, "beta": beta, "reference": reference}
         checkpoints.save(folder / f"checkpoint-{done}", identity, state, {"student": student.state_dict()})

@@ -16,7 +16,7 @@ import torch
 
 from resip_assembly import corrections, pipeline, plan, report, residual_ppo, starts, videos
 from resip_assembly.config import PRESETS, Config
-from resip_assembly.demos import ExpertAgent
+from resip_assembly.demos import ExpertAgent, Hopeless
 from resip_assembly.diffusion_policy import ChunkAgent
 from resip_assembly.env import task_named
 from resip_assembly.evaluation import evaluate
@@ -112,5 +112,7 @@ if __name__ == "__main__":
         main(cfg)
     except KeyboardInterrupt:
         sys.exit("stopped by Ctrl-C; the same command with --run.resume goes on")
+    except (FloatingPointError, Hopeless) as error:  # cloning diverged; no demonstrations
+        sys.exit(f"error: {error}")
     except ValueError as error:  # a folder or checkpoint that does not fit: the message says which and why
         config.refuse(str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from resip_assembly import checkpoints
 from resip_assembly.checkpoints import Identity
 from resip_assembly.diffusion_policy import ChunkPolicy
-from resip_assembly.evaluation import Agent, evaluate
+from resip_assembly.evaluation import Agent, broken, broken_stats, evaluate
 from resip_assembly.progress import Progress
 from resip_assembly.residual_ppo import Collapse, Trained, gae
 from shared.seeding import derive_seed
@@ -105,7 +106,7 @@ class ChunkCollector:
         obs_K, chunks_K, next_K, extra_K = [], [], [], []
         rewards = np.zeros((k, n), np.float32)
         terminated, truncated, valid = (np.zeros((k, n), bool) for _ in range(3))
-        finished = np.zeros(n, bool)
+        finished, failures = np.zeros(n, bool), Counter[str]()
         for decision in range(k):
             obs = normalizer.normalize_obs(self.obs)
             with torch.no_grad():
@@ -114,12 +115,14 @@ class ChunkCollector:
             valid[decision], terminated[decision] = ~finished, finished
             after = np.array(self.obs)
             for step in range(self.base.execute):
-                raw, reward, ended, cut, _ = self.env.step(actions[:, step])
+                raw, reward, ended, cut, info = self.env.step(actions[:, step])
                 live = ~finished
                 after[live] = raw[live]  # stops at the state in which the episode ended
                 rewards[decision] += np.where(live, reward, 0)
                 terminated[decision] |= ended & live
-                truncated[decision] |= cut & ~ended & live
+                truncated[decision] |= (failed := cut & ~ended & live)
+                if failed.any():
+                    failures += broken(info, failed)
                 finished |= ended | cut
             obs_K.append(obs)
             chunks_K.append(chunk)
@@ -127,7 +130,7 @@ class ChunkCollector:
             next_K.append(normalizer.normalize_obs(after))
             self.obs, self.previous = raw, chunk.to("cpu", copy=True)
             if not self.cfg.reset_every_iteration and finished.any():
-                self.obs = self.env.reset(options={"mask": finished})[0]
+                self.obs = self.env.reset(options={"reset_mask": finished})[0]
                 self.previous[torch.from_numpy(finished)] = 0.0
                 finished = np.zeros(n, bool)
         done = valid & (terminated | truncated)
@@ -135,7 +138,7 @@ class ChunkCollector:
             "rollout/finished": float(done.sum()),
             "rollout/success": float((done & terminated).sum() / max(done.sum(), 1)),
             "rollout/reward": float(rewards.sum()),
-        }
+        } | broken_stats(failures)
         ended_T, cut_T, kept_T = (torch.from_numpy(x).to(device) for x in (terminated, truncated, valid))
         obs_T, chunks_T, next_T = (torch.stack(xs) for xs in (obs_K, chunks_K, next_K))
         extra_T = {name: torch.stack([x[name] for x in extra_K]) for name in extra_K[0]}

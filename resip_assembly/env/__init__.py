@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from resip_assembly.env import opengl  # noqa: F401, first: it imports MuJoCo in the way that always works
 from resip_assembly.env.simulation import Threads
 from resip_assembly.env.single import AssemblyEnv
 from resip_assembly.env.tasks import TASKS, Task, task_named

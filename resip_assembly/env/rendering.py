@@ -4,16 +4,13 @@
 # (MuJoCo's names live in compiled modules that pyright cannot read)
 from __future__ import annotations
 
-import importlib
-import os
-
 import mujoco
 import numpy as np
-from mujoco.rendering.classic import gl_context
 from numpy.typing import NDArray
 
+from resip_assembly.env import opengl
+
 HEIGHT, WIDTH = 240, 320  # stored size of the authors' images (sheet §2.10)
-BACKENDS = ("egl", "osmesa")
 
 
 class NoRendering(RuntimeError):
@@ -23,13 +20,11 @@ class NoRendering(RuntimeError):
 def make_renderer(model: mujoco.MjModel, height: int = HEIGHT, width: int = WIDTH) -> mujoco.Renderer:
     """An off-screen renderer with the first backend that works (`MUJOCO_GL` names the only one to try);
     shadows and reflections, which cost six times the rest in software, are off."""
-    chosen = os.environ.get("MUJOCO_GL")
     problems = []
-    for backend in (chosen,) if chosen else BACKENDS:
+    for backend in opengl.wanted():
         try:
-            if backend in BACKENDS:
-                gl_context.GLContext = importlib.import_module(f"mujoco.{backend}").GLContext
-            renderer = mujoco.Renderer(model, height, width)
+            with opengl.attempt(backend):
+                renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # each backend fails in its own way: import, library, display
             problems.append(f"{backend}: {error}")
             continue

@@ -75,6 +75,7 @@ class Simulator:
         self.threads = max(1, min(native, num_envs))
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         self._state_size = mujoco.mj_stateSize(scene.model, STATE)
+        self._probe = mujoco.MjData(scene.model)
 
     def place(self, i: int, hand: list[Array], part_pos: Array, part_quat: Array) -> None:
         """Start world i: `hand` holds each arm's joint positions (a pose of 7 for the floating hand), the
@@ -90,6 +91,15 @@ class Simulator:
                 data.mocap_pos[mocap], data.mocap_quat[mocap] = part_pos[k], part_quat[k]
             if qpos >= 0:
                 data.qpos[qpos : qpos + 7] = np.concatenate([part_pos[k], part_quat[k]])
+
+    def overlap(self, i: int) -> float:
+        """How deep bodies of world i stand inside each other, m, 0 if none does: computed in other memory,
+        because the world's contacts and warm start are part of what follows."""
+        model, data, probe = self.scene.model, self.data[i], self._probe
+        probe.qpos[:], probe.mocap_pos[:], probe.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
+        mujoco.mj_kinematics(model, probe)
+        mujoco.mj_collision(model, probe)
+        return -float(probe.contact.dist.min(initial=0.0))
 
     def settle(self, worlds: NDArray[np.intp]) -> None:
         """Refresh the arrays of worlds just placed, and set the hands' targets to where the hands are."""

@@ -176,7 +176,7 @@ _ONE_LEG = Task(
     ),
     goals=(
         Goal("top", "leg4", _LEG_IN_TOP),
-        Goal("top", "leg4", _LEG_IN_TOP, rule="axis", twist_rad=math.pi / 2),
+        Goal("top", "leg4", _LEG_IN_TOP, rule="axis", twist_rad=math.pi / 2),  # D16
     ),
     randomness=_FURNITURE,
     max_episode_steps=200,

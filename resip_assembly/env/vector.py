@@ -32,9 +32,11 @@ TAG_QUAT = np.array([0.0, np.sqrt(0.5), np.sqrt(0.5), 0.0])
 _TO_TAG = rotations.quat_conjugate(TAG_QUAT)
 _TO_TAG_MATRIX = rotations.quat_wxyz_to_matrix(_TO_TAG)
 WORKSPACE_M = np.array([[-0.1, -0.7, -0.05], [1.0, 0.7, 0.8]])  # a part outside it is lost
+MAX_OVERLAP_M, DRAWS = 0.001, 20  # of an initial state: a deeper one is drawn again, at most so many times
 OBS_LIMIT = 100.0  # m, m/s, rad/s: no sane state comes near
 MAX_SPEED = np.array([10.0, 300.0])  # m/s and rad/s of a free part: more is a solver failure, not a push
 
+RESET_OPTIONS = ("reset_mask", "mask")  # Gymnasium's name, and ours of before
 FAILURES = ("nan", "blow-up", "nan action")  # no step is taken from such a state
 
 ActionMode = Literal["absolute", "delta"]
@@ -121,13 +123,9 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start the next episode of every environment, or of `options={"mask": (N,) bool}` only; a seed
-        starts again at episode 0."""
-        mask = np.asarray((options or {}).get("mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(
-                f"options['mask'] of shape {mask.shape}, {mask.dtype} must be ({self.num_envs},) bool"
-            )
+        """Start the next episode of every environment, or of `options={"reset_mask": (N,) bool}` only (or
+        "mask", a synonym); a seed starts again at episode 0. ValueError names any other option."""
+        mask = self._chosen(options or {})
         if seed is not None:
             self._seed[mask], self._episode[mask] = seed, -1
         self._start_episodes(mask)
@@ -207,6 +205,21 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
 
     # ---- reset
 
+    def _chosen(self, options: dict[str, Any]) -> Bools:
+        """(N,) which environments `reset` is asked for: all without a mask."""
+        if unknown := [name for name in options if name not in RESET_OPTIONS]:
+            raise ValueError(f"unknown reset option {unknown[0]!r}; there is reset_mask (or mask)")
+        if len(options) > 1:
+            raise ValueError("options['reset_mask'] and options['mask'] mean the same; give one")
+        for name, value in options.items():
+            mask = np.asarray(value)
+            if mask.shape != (self.num_envs,) or mask.dtype != bool:
+                raise ValueError(
+                    f"options[{name!r}] of shape {mask.shape}, {mask.dtype} must be ({self.num_envs},) bool"
+                )
+            return mask
+        return np.ones(self.num_envs, dtype=bool)
+
     def _start_episodes(self, mask: Bools) -> None:
         ended = np.flatnonzero(mask)
         self._episode[ended] += 1
@@ -220,7 +233,21 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
         self._observe(ended)
 
     def _place(self, i: int, rng: np.random.Generator) -> None:
-        """Draw the initial state of world i: obstacle, parts, then hand."""
+        """Draw the initial state of world i until no bodies overlap; after DRAWS draws the least deep one."""
+        shallowest, kept = np.inf, None
+        for _ in range(DRAWS):
+            drawn = self._draw(rng)
+            self.simulator.place(i, *drawn)
+            depth = self.simulator.overlap(i)
+            if depth <= MAX_OVERLAP_M:
+                return
+            if depth < shallowest:
+                shallowest, kept = depth, drawn
+        assert kept is not None
+        self.simulator.place(i, *kept)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[list[Array], Array, Array]:
+        """Obstacle, parts, then hands, in this order: what `Simulator.place` takes."""
         level = self.task.randomness[self.randomness]
         offsets: dict[str, tuple[Array, float]] = {
             "obstacle": (rng.uniform(-level.obstacle_m, level.obstacle_m, 2), 0.0)
@@ -231,7 +258,7 @@ class AssemblyVectorEnv(gymnasium.vector.VectorEnv):
                 offsets[part.name] = offsets.get(part.moves_with or "") or _draw_offset(part, level, rng)
             poses.append(_moved(part, *offsets[part.name]))
         hands = robots.draw_hands(self.task, self.scene.robot, level, rng)
-        self.simulator.place(i, hands, np.array([p for p, _ in poses]), np.array([q for _, q in poses]))
+        return hands, np.array([p for p, _ in poses]), np.array([q for _, q in poses])
 
     # ---- step
 

@@ -33,11 +33,12 @@ class PointReach(gym.vector.VectorEnv):
         self.steps, self.episode = np.zeros(num_envs, int), np.zeros(num_envs, int)
         self.done, self.seed = np.zeros(num_envs, bool), 0
         self.calls = 0
+        self.breaks: dict[tuple[int, int], str] = {}  # (call of step, env) -> truncation_reason
 
     def reset(self, *, seed=None, options=None):
         mask = np.ones(self.num_envs, bool)
         if options is not None:
-            mask = options["mask"]
+            mask = options["reset_mask"]
         if seed is not None:
             self.seed, self.episode[:] = seed, 0
         self._start(mask)
@@ -66,6 +67,13 @@ class PointReach(gym.vector.VectorEnv):
         self.done |= inside
         terminated, truncated = self.done.copy(), ~self.done & (self.steps >= self.limit)
         reason = np.where(truncated, "time limit", "").astype(object)
+        for (
+            call,
+            i,
+        ), why in self.breaks.items():  # the simulator gives up this world at this call, and stays
+            stays = self.metadata["autoreset_mode"] == AutoresetMode.DISABLED and call < self.calls
+            if call == self.calls or stays:
+                terminated[i], truncated[i], reason[i] = False, True, why
         info = {"success": terminated.copy(), "truncation_reason": reason}
         if self.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
             info["final_obs"] = self._obs()

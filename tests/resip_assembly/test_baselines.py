@@ -97,6 +97,23 @@ def test_a_chunk_is_one_decision_and_stops_at_the_episodes_end(toy, reset_every_
         assert (found.obs[1:][new][:, :2] - found.next_obs[:-1][new][:, :2]).norm(dim=-1).max() > 0.05
 
 
+def test_what_the_simulator_breaks_is_counted(toy) -> None:
+    env = toy.PointReach(8, "disabled")
+    env.breaks = {
+        (2, 0): "nan",
+        (2, 1): "blow-up",
+        (3, 5): "nan",
+        (4, 6): "nan action",
+        (5, 7): "out of workspace",
+    }
+    learner = MlpPPO(CloseMlp(0.3), MlpPPOConfig(init_logstd=-3.0))
+    collector = ChunkCollector(env, learner.base, dataclasses.replace(LOOP, reset_every_iteration=True))
+    collector.reset(0)
+    stats = collector.collect(learner.decide).stats
+    found = {name: stats[f"rollout/{name}"] for name in ("nan", "blow_up", "nan_action", "out_of_workspace")}
+    assert found == {"nan": 2, "blow_up": 1, "nan_action": 1, "out_of_workspace": 1}
+
+
 def test_an_env_that_resets_by_itself_is_refused(toy) -> None:
     with pytest.raises(ValueError, match="autoreset='disabled'"):
         ChunkCollector(toy.PointReach(2), CloseMlp(0.0), LOOP)

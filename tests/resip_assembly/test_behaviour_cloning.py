@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,20 @@ def test_selection_keeps_the_best_not_the_last(toy) -> None:
     result = bc.train(policy, episodes, dataclasses.replace(SHORT, updates=30, test_every=10), select=select)
     assert result.kept_update == 20
     assert torch.equal(vector(policy), seen[1])
+
+
+def test_non_finite_loss_says_what_is_kept(toy, tmp_path: Path) -> None:
+    episodes = toy.demonstrations(5)
+    policy = fitted(episodes, MLP)
+    cfg = dataclasses.replace(SHORT, updates=50, save_every=10)
+    bc.train(policy, episodes, dataclasses.replace(cfg, updates=20), folder=tmp_path / "base")
+    losses, loss = itertools.count(), policy.loss
+    policy.loss = lambda obs, chunk: loss(obs, chunk) * (1 if next(losses) < 15 else torch.nan)
+    where = {"folder": tmp_path / "base", "resume_from": tmp_path / "base" / "checkpoint-20"}
+    with pytest.raises(FloatingPointError, match=r"loss=nan in update 36; .*base/checkpoint-30 is kept"):
+        bc.train(policy, episodes, cfg, **where)
+    with pytest.raises(FloatingPointError, match="no checkpoint had been saved yet"):
+        bc.train(policy, episodes, cfg, folder=tmp_path / "empty")
 
 
 def test_non_finite_loss_stops(toy) -> None:

@@ -171,19 +171,25 @@ def shaken_episodes(task: str, episodes: int, num_envs: int, seed: int = 0) -> d
 NOISE = np.tile([0.01] * 3 + [0.1] * 6 + [0.0], 2)
 
 
-def assert_sound(peaks: dict[str, float]) -> None:
+DEEPEST_M = {"mug_rack": 0.010}  # a mug falls from the rack onto the table at 1.9 m/s
+
+
+def assert_sound(task: str, peaks: dict[str, float]) -> None:
+    """Bounds above what 2,400 such episodes of all tasks reached, in brackets."""
     assert peaks["bad"] == 0
     assert peaks["speed"] < 8.0  # m/s; 40 N on the edge of a 32 g peg flick it at up to 5
-    assert peaks["into_anything"] < 0.007  # m; 0.4 m/s impacts of a 2 kg hand, for a few milliseconds
+    assert peaks["spin"] < 150  # rad/s (48): half of what counts as a blow-up
+    assert peaks["into_fixture"] < 0.004  # m (0.0028): less than the block's walls of 4.4 mm
+    assert peaks["into_anything"] < DEEPEST_M.get(task, 0.007)  # m (0.0057; mug 0.0086)
 
 
 @pytest.mark.parametrize("task", ["peg_in_hole", "one_leg"])
 def test_random_episodes_are_sound(task: str) -> None:
-    assert_sound(shaken_episodes(task, episodes=12, num_envs=8))
+    assert_sound(task, shaken_episodes(task, episodes=12, num_envs=8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("task", ["peg_in_hole", "one_leg_insert"])
-def test_a_thousand_random_episodes_are_sound(task: str, seed: int) -> None:
-    assert_sound(shaken_episodes(task, episodes=250, num_envs=64, seed=seed))
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "one_leg_insert"])
+def test_a_thousand_random_episodes_are_sound(task: str) -> None:
+    """168 of each of the six tasks."""
+    assert_sound(task, shaken_episodes(task, episodes=168, num_envs=56))

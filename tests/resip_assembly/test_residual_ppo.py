@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def test_gae_equals_its_definition_with_both_ends_in_the_middle() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-12)
     tensors = gae(*map(torch.from_numpy, (r, v, nv, terminated, truncated)), 0.97, 0.9)
     np.testing.assert_allclose(tensors[0].numpy(), expected[0])
+
+
+def test_gae_takes_lists_views_and_read_only_arrays() -> None:
+    rng = np.random.default_rng(1)
+    arrays = [*rng.normal(size=(3, 5, 2)), *(rng.random((2, 5, 2)) < 0.2)]
+    expected = gae(*arrays, 0.97, 0.9)
+    backwards = [x[::-1].copy()[::-1] for x in arrays]
+    frozen = [x.copy() for x in arrays]
+    for x in frozen:
+        x.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (backwards, frozen, [x.tolist() for x in arrays], [list(x) for x in arrays]):
+            for a, b in zip(gae(*given, 0.97, 0.9), expected, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_gae_bootstraps_a_truncation_and_not_a_termination() -> None:
@@ -231,6 +247,25 @@ def test_rollout_without_autoreset_marks_the_steps_after_success(toy) -> None:
     )
     assert not returns[~found.valid].any()  # value target 0 after success (§2.8)
     assert advantages.isfinite().all()
+
+
+BREAKS = {(2, 0): "nan", (2, 1): "blow-up", (3, 5): "nan", (4, 6): "nan action", (5, 7): "out of workspace"}
+COUNTS = {"rollout/nan": 2, "rollout/blow_up": 1, "rollout/nan_action": 1, "rollout/out_of_workspace": 1}
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "disabled"])
+def test_what_the_simulator_breaks_is_counted(toy, autoreset: str) -> None:
+    """Once per episode, and apart from the time limit."""
+    env = toy.PointReach(8, autoreset)
+    env.breaks, env.limit = BREAKS, 8
+    collector = Collector(env, toy.BiasedBase(bias=0.3), steps=10)
+    collector.reset(0)
+    stats = collector.collect(ResidualPolicy(4, 2)).stats
+    assert {name: stats[name] for name in COUNTS} == COUNTS
+    assert stats["rollout/finished"] >= 5 + 3
+    env.breaks = {}
+    collector.reset(0)
+    assert not any(collector.collect(ResidualPolicy(4, 2)).stats[name] for name in COUNTS)
 
 
 @pytest.mark.slow

@@ -43,6 +43,19 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_the_delta_action_space_trains(tmp_path: Path) -> None:
+    """Demonstrations, base, expert and residual, all in deltas."""
+    options = ("--sim.action-mode", "delta", "--residual.parametrisation", "normalised")
+    smaller = [word.replace("0", "1") if word == "0" else word for word in SMALLER]
+    metrics = run(train, Config, PRESETS, tmp_path / "delta", *smaller, *options)
+    assert metrics["expert/success"] >= 0.75
+    assert metrics["env_steps"] == 16 * 8
+    lessons = imitation.demos.load(tmp_path / "delta" / "demonstrations")
+    assert lessons.card.action_mode == "delta"
+    assert np.abs(lessons.actions[:, :3]).max() < 0.06  # m
+
+
+@pytest.mark.slow
 def test_reranking_from_a_run(start: Path, tmp_path: Path) -> None:
     options = ("--kind", "rerank", "--start", str(start), "--loop.iterations", "1")
     metrics = run(baseline, BaselineConfig, BASELINE_PRESETS, tmp_path / "rerank", *options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from resip_assembly import videos, watch
+from resip_assembly import demos, videos, watch
 from resip_assembly.env.rendering import NoRendering
 from resip_assembly.report import Results
 from shared import checkpoint
@@ -90,6 +92,31 @@ def test_killed_and_resumed_it_is_the_same_run(whole: tuple[Path, str], tmp_path
     assert np.array_equal(after[0].final_obs, after[1].final_obs)
 
 
+def test_a_diverged_clone_is_one_sentence(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--clone.lr", "1e30", "--clone.save-every", "2")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, text
+    assert re.search(
+        r"error: cloning stopped: loss=(nan|inf) in update \d+; lower lr=1e\+30; .*(kept|yet)$", text
+    )
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("module", ["train", "imitation"])
+def test_no_demonstrations_are_one_sentence(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setattr(demos, "play", lambda env, agent, seed: [None] * env.num_envs)
+    options = {
+        "train": OPTIONS,
+        "imitation": ["--preset", "smoke", "--data", "demos", "--start", str(whole[0])],
+    }
+    words = [*options[module], "--run.output-dir", str(tmp_path / "run"), "--run.trackers"]
+    monkeypatch.setattr(sys, "argv", [f"{module}.py", *words])
+    with pytest.raises(SystemExit, match=r"error: 0 of 80 attempts at peg_in_hole succeeded; .* were saved"):
+        runpy.run_path(str(PACKAGE / f"{module}.py"), run_name="__main__")
+
+
 def test_watch_films_what_was_judged(whole: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "film.gif"
     try:
@@ -100,6 +127,62 @@ def test_watch_films_what_was_judged(whole: tuple[Path, str], tmp_path: Path) ->
         raise
     assert out.read_bytes()[:3] == b"GIF"
     assert 5_000 < out.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("inside", "named"),
+    [
+        (".", ["base", "base + residual"]),
+        ("checkpoint-3", ["base", "base + checkpoint-3"]),
+        ("best", ["base", "base + best"]),
+        ("base/policy", ["base"]),
+    ],
+)
+def test_watch_films_a_checkpoint(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, named: list[str]
+) -> None:
+    filmed = []
+
+    def film(env: object, agent: object, *_: object) -> list[tuple[list[np.ndarray], bool]]:
+        filmed.append(agent)
+        return [([np.zeros((8, 8, 3), np.uint8)], True)]
+
+    titles = []
+    monkeypatch.setattr(videos, "film", film)
+    monkeypatch.setattr(videos, "titled", lambda frames, title, success: titles.append(title) or frames)
+    monkeypatch.chdir(whole[0] / inside)  # as a path that does not spell the run's name
+    watch.main([".", "--episodes", "1", "--out", str(tmp_path / "film.gif")])
+    assert titles == [f"{name}, episode 0" for name in named]
+    if len(named) > 1:
+        there = whole[0] / ("checkpoint-4" if inside == "." else inside)
+        stored = torch.load(there / "policy.pt", weights_only=True)
+        shown = filmed[1].residual.state_dict()
+        assert all(torch.equal(shown[name], value) for name, value in stored.items())
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        ("base/checkpoint-40", "base/checkpoint-40 of the run .* is a checkpoint of cloning"),
+        ("demonstrations", "is demonstrations or images, which cannot be filmed"),
+        (
+            "checkpoint-9",
+            "is no checkpoint, .*: the run folder, best, checkpoint-3, checkpoint-4, base/policy",
+        ),
+    ],
+)
+def test_watch_says_what_a_folder_is(whole: tuple[Path, str], inside: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        watch.main([str(whole[0] / inside)])
+    with pytest.raises(SystemExit, match=r"base is the base alone; for --policy residual give "):
+        watch.main([str(whole[0] / "base"), "--policy", "residual"])
+
+
+def test_watch_names_the_runs_of_other_scripts(tmp_path: Path) -> None:
+    for key, script in (("kind", "baseline.py"), ("dagger_envs", "imitation.py")):
+        (tmp_path / "config.json").write_text(json.dumps({"run": {}, "start": "runs/dp", key: 1}))
+        with pytest.raises(SystemExit, match=f"is a run of {script}, .* starts from can: runs/dp"):
+            watch.main([str(tmp_path)])
 
 
 def test_watch_says_what_is_wrong(tmp_path: Path) -> None:
