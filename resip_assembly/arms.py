@@ -26,7 +26,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "one_leg": ("--demos.episodes", "50", "--clone.updates", "2500", "--ppo.iterations", "80"),
 }
 PEG = ("peg_in_hole",)  # arms for which two tasks would take too long
-SEEN = ("one_leg",)  # of students that see: the paper's task (its claim 8); the peg's play is beyond such images
+SEEN = ("one_leg",)  # of students that see: the paper's task for its claim 8; the peg is beyond such images
 
 
 @dataclass(frozen=True)
