@@ -18,8 +18,10 @@ Where we leave the authors' code (D2, D3), each with a reason:
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,8 @@ CALL_END = "</tool_call>"
 MALFORMED_MARKERS = (CALL_START, CALL_END, "<tool_parsed_response>")
 END_TOKENS = ("<|endoftext|>", "<|im_end|>")
 MAX_DEPTH = 64
+REPR_LIMIT = 200  # characters of an argument's repr in the messages of int() and others (CPython's %.200R)
+MAX_NUMBER = 400  # characters of an argument that is tried as a number; the longest float has 309 digits
 
 _TOKEN = re.compile(
     r"(?>[+-]?\d+(?:[.:/\-]\d+)*)(?![^\W_])"  # a number, date, time or range as a whole: 12, -3.5, 2024-05-01
@@ -247,38 +251,102 @@ def solves(
     """Does this call's output hold the sub-answer, other than by repeating an argument that holds it?
 
     With the guard, an occurrence of a part of the gold answer does not count if it lies inside a repeated
-    argument value that holds that part; at least one part must occur otherwise. A sub-answer put together
-    from several arguments ("New York", "café") counts. The guard reads texts only: a tool that truly
+    argument, name or value, that holds that part; at least one part must occur otherwise. A sub-answer put
+    together from several arguments ("New York", "café") counts. The guard reads texts only: a tool that truly
     computes one of its arguments (the larger of 24 and 17) is refused as well.
     """
     if not answer_matches(output, gold, strict=strict):
         return False
     parts = [part for part in gold.split(", ") if _plain(part)]
-    echoes = {part: _echo(part, arguments) for part in parts}
-    if not echo_guard or not any(echoes.values()):
+    if not echo_guard or not parts:
         return True
-    return any(
-        answer_matches(echo.sub("\x00", output) if echo else output, part, strict=strict)
-        for part, echo in echoes.items()
-    )
+    said = [_spellings(text) for text in _leaf_texts(arguments)]
+    return any(answer_matches(_without_echoes(output, part, said), part, strict=strict) for part in parts)
 
 
-def _echo(part: str, arguments: Mapping[str, Any]) -> re.Pattern[str] | None:
-    """Matches every spelling of the argument values that hold `part`, longest first, or None."""
-    spellings: set[str] = set()
-    for text in map(str.strip, _leaf_texts(arguments)):
-        if _plain(part) in _plain(text):
-            spellings |= {text, text.replace(",", "")}
-            spellings |= {json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]}
-    if not spellings:
-        return None
-    return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))), re.IGNORECASE)
+_Spellings = tuple[set[str], set[str]]  # as text, and as numbers, which begin and end at a digit
+
+
+def _without_echoes(output: str, part: str, said: Sequence[_Spellings]) -> str:
+    """`output`, with a NUL in place of every repetition of an argument that holds `part`.
+
+    Case, commas and the length of white space do not matter, neither for holding nor for repeating.
+    """
+    wanted, _ = _normal(part)
+    echoes = [both for both in said if any(wanted in spelling for spelling in both[0] | both[1])]
+    if not echoes:
+        return output
+    plain, places = _normal(output)
+    spans: list[tuple[int, int]] = []
+    for texts, numbers in echoes:
+        for spelling in texts | numbers:
+            at = plain.find(spelling)
+            while at >= 0:
+                end = at + len(spelling)
+                around = plain[max(at - 1, 0) : at] + plain[end : end + 1]
+                if spelling in texts or not any(map(str.isdigit, around)):
+                    spans.append((places[at], places[end - 1] + 1))
+                at = plain.find(spelling, at + 1)
+    kept, done = [], 0
+    for start, end in sorted(spans):
+        if start >= done:
+            kept += [output[done:start], "\0"]
+        done = max(done, end)
+    return "".join([*kept, output[done:]])
+
+
+def _normal(text: str) -> tuple[str, list[int]]:
+    """`text` in lower case, without commas, white space as single blanks; where each character came from."""
+    characters: list[str] = []
+    places: list[int] = []
+    for place, character in enumerate(text):
+        if character.isspace():
+            if characters and characters[-1] != " ":
+                characters.append(" ")
+                places.append(place)
+        elif character != ",":
+            for low in character.lower():
+                characters.append(low)
+                places.append(place)
+    if characters and characters[-1] == " ":
+        del characters[-1], places[-1]
+    return "".join(characters), places
+
+
+def _spellings(text: str) -> _Spellings:
+    """How Python and JSON print an argument: as it is, by repr, escaped, cut short; as a number, rounded."""
+    reprs = {repr(text)[1:-1], ascii(text)[1:-1], repr(text.strip())[1:-1]}
+    reprs |= {repr(text)[1:REPR_LIMIT]} if len(repr(text)) > REPR_LIMIT else set()
+    texts = {text, *reprs}
+    texts |= {json.dumps(t, ensure_ascii=plain)[1:-1] for t in tuple(texts) for plain in (False, True)}
+    numbers = _numbers(text)
+    return _normalized(texts), _normalized(numbers)
+
+
+def _normalized(texts: Iterable[str]) -> set[str]:
+    return {plain for text in texts if (plain := _normal(text)[0])}
+
+
+def _numbers(text: str) -> list[str]:
+    """The number that an argument is, as int, round and the usual formats print it; mostly none."""
+    found: list[str] = []
+    if len(text) > MAX_NUMBER:
+        return found
+    with suppress(ValueError):
+        found.append(str(int(text)))  # 01931, 1_931 and other scripts' digits
+    try:
+        value = float(text)
+    except ValueError:
+        return found
+    if math.isfinite(value) and abs(value) < 1e16:
+        found += [str(int(value)), str(round(value)), str(value), f"{value:.1f}", f"{value:.2f}"]
+    return found
 
 
 def _leaf_texts(arguments: Mapping[str, Any]) -> list[str]:
-    """All scalar argument values and object keys as a tool would print them."""
+    """All names and scalar values of the arguments, as a tool or Python's TypeError would print them."""
     texts: list[str] = []
-    stack: list[Any] = list(arguments.values())
+    stack: list[Any] = [dict(arguments)]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):

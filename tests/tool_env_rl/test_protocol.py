@@ -288,6 +288,12 @@ def test_outputs_must_pair_with_calls():
         apply_results({}, [ToolCall("f", {})], ["a", "b"])
 
 
+try:
+    int("1931 " + "x" * 300)
+except ValueError as error:
+    CUT = str(error)  # the argument's repr, of which Python shows the first 200 characters
+
+
 @pytest.mark.parametrize(
     ("output", "gold", "arguments", "kept"),
     [
@@ -309,12 +315,41 @@ def test_outputs_must_pair_with_calls():
         ("Newark, New Jersey", "Newark, New Jersey", {"state": "New Jersey"}, True),
         ("No place in Newark, New Jersey", "Newark, New Jersey", {"city": "Newark, New Jersey"}, False),
         ("No place in Newark New Jersey", "Newark, New Jersey", {"city": "Newark, New Jersey"}, False),
+        ("f() got an unexpected keyword argument '1931'", "1931", {"1931": 1}, False),
+        ("f() got an unexpected keyword argument '1931'", "1931", {"year": 1}, True),
+        ("unknown field born 1931", "1931", {"q": [{"born 1931": None}]}, False),
+        ("No year 1931", "1931", {"year": 1931.0}, False),
+        ("No year 1931", "1931", {"year": 1931.5}, False),
+        ("No year 1931", "1931", {"year": "1930.6"}, False),
+        ("No year 1931", "1931", {"year": "01_931"}, False),
+        ("No year 1931.00", "1931", {"year": "1931"}, False),
+        ("No year 1,931", "1931", {"year": 1931}, False),
+        ("Paid 24.50", "24.50", {"price": 24.5}, False),
+        ("12 of 1931", "1931", {"share": 1.5}, True),
+        ("Nothing found for Tela Brandt", "Tela Brandt", {"name": "Tela  Brandt"}, False),
+        ("Nothing found for Tela  Brandt", "Tela  Brandt", {"name": "Tela\nBrandt"}, False),
+        ("1931 1931 1931", "1931", {"q": "1931 1931"}, False),
+        (str(KeyError("1931\x07")), "1931", {"q": "1931\x07"}, False),
+        (str(KeyError("it's 1931")), "it's 1931", {"q": "it's 1931"}, False),
+        (json.dumps({"error": str(KeyError('1931 "x\n'))}), "1931", {"q": '1931 "x\n'}, False),
+        (CUT, "1931", {"q": "1931 " + "x" * 300}, False),
+        ("x" * 300 + " 1931", "1931", {"q": "1931 " + "x" * 300}, True),
     ],
 )
 def test_echoed_arguments_solve_nothing(output, gold, arguments, kept):
     if kept is not None:
         assert solves(output, gold, arguments, echo_guard=False)
     assert solves(output, gold, arguments) is bool(kept)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=8), st.text("1 \n'\"\\,é\x00", max_size=8))
+def test_what_python_prints_of_an_argument_solves_nothing(before, after):
+    said = f"{before}1931{after}"
+    printed = [said, repr(said), ascii(said), str(KeyError(said)), json.dumps(said), json.dumps([repr(said)])]
+    for output in [*printed, " ".join(said.split()), f"unexpected keyword argument '{said}'"]:
+        assert not solves(output, "1931", {"q": said}), output
+        assert not solves(output, "1931", {said: 1}), output
 
 
 def test_guard_lets_a_later_answer_of_the_list_count():
