@@ -29,6 +29,7 @@ from tool_env_rl.oracle_values import Hints, Lead, concrete, fillers
 from tool_env_rl.protocol import solves
 from tool_env_rl.records import EnvRecord, read_records
 from tool_env_rl.sandbox import Sandbox, SandboxUnavailable
+from tool_env_rl.texts import printable
 
 MAX_CALLS = 300  # per tool
 BATCH = 16
@@ -253,7 +254,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     console = Console()
     try:
-        records, problems = read_records(args.file, on_problem=lambda p: console.print(str(p), markup=False))
+        records, problems = read_records(
+            args.file, on_problem=lambda p: console.print(printable(str(p)), markup=False)
+        )
     except OSError as error:
         parser.exit(2, f"{args.file} cannot be read ({error}); give a JSONL file of environments\n")
     try:
@@ -272,8 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         missed = [f"missed {sub.tool}: {sub.gold}" for sub in report.sub_answers if sub.guarded is None]
         text = "; ".join([line, *missed, *report.problems])
-        printable = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no UTF-8 form
-        console.print(printable, markup=False, highlight=False)
+        console.print(printable(text), markup=False, highlight=False)
     console.print(summary_table(reports))
     console.print(f"{len(problems)} rows could not be read", highlight=False)
     if args.out:

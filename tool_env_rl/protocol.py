@@ -25,6 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tool_env_rl.texts import well_formed
+
 CALL_START = "<tool_call>"
 CALL_END = "</tool_call>"
 # The third one looks like a slip for <tool_response>; it is what the authors test (§2.8-5).
@@ -153,15 +155,17 @@ def render_prompt(
     """The prompt of the next turn by the model's own chat template, tools included (§2.4).
 
     `thinking` is passed on as `enable_thinking` where it is not None; templates without the switch ignore it.
+    Lone surrogates, which a model can write as "\\ud800", become U+FFFD: tokenizers refuse them.
     """
     extra = {} if thinking is None else {"enable_thinking": thinking}
-    return tokenizer.apply_chat_template(
+    prompt = tokenizer.apply_chat_template(
         [dict(message) for message in messages],
         tools=[dict(tool) for tool in tools],
         tokenize=False,
         add_generation_prompt=True,
         **extra,
     )
+    return well_formed(prompt)
 
 
 def assistant_message(turn: ParsedTurn, *, first_id: int = 0, double_encoded: bool = False) -> dict[str, Any]:

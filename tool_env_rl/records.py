@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import checkpoint
+from tool_env_rl.texts import to_json
 
 SCENARIOS = ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop")
 ENVIRONMENTS_FILE, GOLD_FILE = "environments.jsonl", "gold.jsonl"
@@ -118,12 +119,7 @@ def to_line(record: EnvRecord) -> str:
     r"""One JSONL row, without line end, as pandas wrote the authors' files: compact, "/" escaped as "\/"."""
     row = {field.name: getattr(record, field.name) for field in fields(EnvRecord)}
     row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("tools", "codes", "unsolved_set")}
-    line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).replace("/", "\\/")
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form, but an escape
-        line = json.dumps(row, separators=(",", ":")).replace("/", "\\/")
-    return line
+    return to_json(row, separators=(",", ":")).replace("/", "\\/")
 
 
 def write_records(path: Path | str, records: Iterable[EnvRecord]) -> None:
@@ -156,7 +152,7 @@ def write_environments(folder: Path | str, environments: Iterable[Environment]) 
     """environments.jsonl in the authors' format, and gold.jsonl."""
     environments = list(environments)
     folder = Path(folder)
-    gold = "".join(json.dumps(env.gold_row, ensure_ascii=False) + "\n" for env in environments)
+    gold = "".join(to_json(env.gold_row) + "\n" for env in environments)
     checkpoint.write_text_atomic(folder / GOLD_FILE, gold)
     write_records(folder / ENVIRONMENTS_FILE, [env.record for env in environments])
 

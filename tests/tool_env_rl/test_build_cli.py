@@ -100,6 +100,25 @@ def test_ones_own_knowledge_base_and_questions(tmp_path: Path, capsys: pytest.Ca
     assert report["decompose"]["reasons"] == {"steps": 1}
 
 
+def test_a_question_with_a_lone_surrogate_is_built_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question": "Where lives \ud800 Ada?", "answer": "Oslo"}
+    row |= {"steps": [{"relation": "home", "subject": "Ada", "answer": "Oslo"}]}
+    odd = {"question": "Who?", "answer": "\udfff", "steps": [row["steps"][0] | {"answer": "\udfff"}]}
+    bad = {"question": "Who?", "answer": "Oslo", "\ud800": 1}
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, odd, bad)))
+    folder = tmp_path / "own"
+    command = ["--out", str(folder), "--questions", str(tmp_path / "own.jsonl"), "--workers", "1"]
+    for _ in range(2):  # the second goes on from what the first has written
+        assert build.main(command) == 0
+        assert "field \\ud800: is unknown" in capsys.readouterr().err
+    assert [env.record.question for env in read_environments(folder)] == [row["question"]]
+    assert inspect_main(str(folder)) == 0
+    assert inspect_main(str(folder / "environments.jsonl")) == 0
+    assert capsys.readouterr().out.count("Where lives \\ud800 Ada?") == 2
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

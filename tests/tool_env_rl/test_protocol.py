@@ -30,6 +30,7 @@ from tool_env_rl.protocol import (
     solves,
 )
 from tool_env_rl.rewards import turn_reward
+from tool_env_rl.texts import well_formed
 
 
 def block(name="find", arguments=None, close=True):
@@ -378,6 +379,30 @@ HERMES = (
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}{% if enable_thinking is defined %}"
     "{{ ' thinking=' ~ enable_thinking }}{% endif %}"
 )
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(question=ANY_TEXT, name=ANY_TEXT, value=ANY_TEXT, said=ANY_TEXT, output=ANY_TEXT)
+def test_any_text_gives_a_prompt_that_the_tokenizer_takes(question, name, value, said, output):
+    tokenizer = word_tokenizer(["a"])
+    tokenizer.chat_template = HERMES
+    tool = {"type": "function", "function": {"name": "find", "description": said, "parameters": {}}}
+    turn = ParsedTurn(said, [ToolCall(name, {name: value})])
+    messages = [{"role": "user", "content": question}, assistant_message(turn)]
+    prompt = render_prompt(tokenizer, [*messages, *render_tool_results([output])], [tool])
+    assert tokenizer([prompt], add_special_tokens=False)["input_ids"]
+    assert well_formed(question) in prompt
+
+
+def test_a_lone_surrogate_of_a_call_is_a_replacement_character_in_the_next_prompt():
+    tokenizer = word_tokenizer(["a"])
+    tokenizer.chat_template = HERMES
+    turn = parse_response('<tool_call>{"name":"f","arguments":{"q":"x\\ud800y\\ud83d\\ude00"}}</tool_call>')
+    prompt = render_prompt(tokenizer, [assistant_message(turn)], [])
+    assert "x\ufffdy\U0001f600" in prompt
 
 
 def test_prompt_comes_from_the_models_own_template_and_its_history_parses_back():

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -26,11 +26,17 @@ from tool_env_rl.document_checks import record_findings
 from tool_env_rl.plan_checks import Finding
 from tool_env_rl.records import Environment, EnvRecord, choose, read_environments, read_records
 from tool_env_rl.sandbox import Sandbox, SandboxUnavailable, check
+from tool_env_rl.texts import printable
 from tool_env_rl.validate import validate
 
 OUT = Console(soft_wrap=False, highlight=False)
 EXAMPLES = 2  # messages shown per failed check
 CHUNK = 32  # environments validated between two progress lines
+
+
+def escape(text: str) -> str:
+    """`text` as it is on the console: no markup, and no character that has no UTF-8 form."""
+    return markup.escape(printable(text))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
             return _folder(args)
         return _file(args)
     except (ValueError, OSError, SandboxUnavailable) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+            printable(f"error: {error}")
+        )
         return 2
 
 
