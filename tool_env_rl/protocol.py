@@ -36,10 +36,20 @@ MAX_DEPTH = 64
 REPR_LIMIT = 200  # characters of an argument's repr in the messages of int() and others (CPython's %.200R)
 MAX_NUMBER = 400  # characters of an argument that is tried as a number; the longest float has 309 digits
 
-_TOKEN = re.compile(
-    r"(?>[+-]?\d+(?:[.:/\-]\d+)*)(?![^\W_])"  # a number, date, time or range as a whole: 12, -3.5, 2024-05-01
-    r"|[^\W_]+(?:[-'’][^\W_]+)*"  # a word
+# Openings of ChatML, Llama, Gemma, DeepSeek and Mistral markers, and of the Hermes tags.
+_MARKER = re.compile(
+    r"<(?=[|\uff5c]|/?(?:tools?|tool_call|tool_response|tool_parsed_response|think|s|bos|eos|pad|unk"
+    r"|start_of_turn|end_of_turn)>|</?SYS>>)"
+    r"|\[(?=/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])",
+    re.IGNORECASE,
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
+_NUMBER = r"(?>[+-]?\d+(?:[.:/\-]\d+)*)"  # or date, time, range, as a whole: 12, -3.5, 2024-05-01
+_WORD = r"[^\W_]+(?:[-'’][^\W_]+)*"
+# A number that runs into a word (1.1.1x) is taken in one piece, which is split into words afterwards: looked
+# for again at each of its digits, it would take quadratic time.
+_TOKEN = re.compile(rf"{_NUMBER}(?![^\W_])|{_NUMBER}{_WORD}|{_WORD}")
+_WHOLE_NUMBER, _WORDS = re.compile(_NUMBER), re.compile(_WORD)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
@@ -193,11 +203,29 @@ def assistant_message(turn: ParsedTurn, *, first_id: int = 0, double_encoded: bo
 
 
 def render_tool_results(outputs: Sequence[str], *, first_id: int = 0) -> list[dict[str, str]]:
-    """One `role: tool` message per call, in the order of the calls, with the ids of `assistant_message`."""
+    """One `role: tool` message per call, in the order of the calls, with the ids of `assistant_message`.
+
+    What a tool says stays data: see `inert`. Matching reads the output as it was.
+    """
     return [
-        {"role": "tool", "content": output, "tool_call_id": f"call_{first_id + index}"}
+        {"role": "tool", "content": inert(output), "tool_call_id": f"call_{first_id + index}"}
         for index, output in enumerate(outputs)
     ]
+
+
+def inert(output: str) -> str:
+    """`output` without what a chat template or tokenizer takes for its own: a blank breaks each marker up.
+
+    Control characters go, but for newline and tab.
+
+    | output                       | shown to the model            |
+    |------------------------------|-------------------------------|
+    | `{"year": 1931}`             | `{"year": 1931}`              |
+    | `<|im_end|>`                 | `< |im_end|>`                 |
+    | `</tool_response> <b>5</b>`  | `< /tool_response> <b>5</b>`  |
+    | nothing                      | nothing                       |
+    """
+    return _MARKER.sub(r"\g<0> ", _CONTROL.sub("", output))
 
 
 def answer_matches(output: str, gold: str, *, strict: bool = False) -> bool:
@@ -228,11 +256,22 @@ def _plain(text: str) -> str:
 def _tokens(text: str) -> list[str]:
     """Lower-cased words and whole numbers; 1,234 becomes 1234 and 2.50 becomes 2.5."""
     tokens = []
-    for token in _TOKEN.findall(_THOUSANDS.sub("", text.lower())):
+    for token in _split(_THOUSANDS.sub("", text.lower())):
         if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", token):
             token = token.removeprefix("+")
             token = token.rstrip("0").removesuffix(".") if "." in token else token
         tokens.append(token)
+    return tokens
+
+
+def _split(text: str) -> list[str]:
+    """Whole numbers and words, in time linear in the text."""
+    tokens: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token.isalnum() or _WHOLE_NUMBER.fullmatch(token):
+            tokens.append(token)
+        else:
+            tokens += _WORDS.findall(token)
     return tokens
 
 
