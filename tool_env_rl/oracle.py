@@ -326,7 +326,8 @@ def main(argv: list[str] | None = None) -> int:
         lines = (json.dumps(row, ensure_ascii=True, default=str) + "\n" for row in as_rows(reports))
         checkpoint.write_text_atomic(args.out, "".join(lines))
     if args.summary:
-        found = summary(args.file, records, reports, len(problems)) | environment()
+        made = {k: v for k, v in environment().items() if k in ("commit", "dirty", "hardware", "date")}
+        found = summary(args.file, records, reports, len(problems)) | made
         checkpoint.write_json_atomic(args.summary, found)
     return 0
 

@@ -291,6 +291,7 @@ def test_command_reports_bad_rows_and_goes_on(tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert (found["unreadable_rows"], found["tools"], found["tools_refused"]) == (1, 2, 0)
     assert {"commit", "dirty"} <= found.keys()
+    assert str(tmp_path) not in json.dumps(found)
     with pytest.raises(SystemExit):
         oracle.main([str(tmp_path / "absent.jsonl")])
     assert "cannot be read" in capsys.readouterr().err
