@@ -27,6 +27,7 @@ from tool_env_rl.build_env.pipeline import BuildReport, BuildSettings, build
 from tool_env_rl.build_env.stage import Json
 from tool_env_rl.records import SCENARIOS
 from tool_env_rl.sandbox import Sandbox, SandboxUnavailable
+from tool_env_rl.texts import printable
 
 STOPPED = 3  # exit status if the backend could not go on
 ERRORS = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -123,14 +124,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def refuse(message: str) -> NoReturn:
     """One sentence on stderr, exit status 2."""
-    ERRORS.print(f"error: {message}")
+    ERRORS.print(printable(f"error: {message}"))
     sys.exit(2)
 
 
 def _questions(path: str) -> list[Json]:
     items, problems = sources.read_questions(path)
     for problem in problems:
-        ERRORS.print(f"skipped: {problem}")
+        ERRORS.print(printable(f"skipped: {problem}"))
     if problems:
         ERRORS.print(f"{len(problems)} malformed rows skipped, {len(items)} questions read")
     if not items:

@@ -3,8 +3,9 @@
 oracle    all gold calls that are ready, then the answer: Solve-P = R = F1 = 1
 silent    never calls: Solve-P 1, R 0, F1 0
 shotgun   the oracle's first turn, and every other tool too: below the oracle
-echo      each answer-bearing tool asked about its own answer: 0 with the echo guard. Only tools that repeat
-          their arguments give anything away, so it is played on such ones too.
+echo      each answer-bearing tool asked about its own answer, as a value and as the name of an argument: 0
+          with the echo guard. Python repeats a name that it does not know; values are only repeated by some
+          tools, so it is played on such ones too.
 """
 
 from __future__ import annotations
@@ -86,11 +87,11 @@ def _echo_turn(transcript: Transcript) -> str:
     if transcript.outputs:
         return "I do not know."
     tools = {tool["function"]["name"]: tool for tool in transcript.record.tools}
-    calls = [
-        call_text(name, _required(tools[name], answer))
-        for name, answers in transcript.record.unsolved_set.items()
-        for answer in answers
-    ]
+    calls = []
+    for name, answers in transcript.record.unsolved_set.items():
+        for answer in answers:
+            calls.append(call_text(name, _required(tools[name], answer)))
+            calls.append(call_text(name, _required(tools[name], "unknown") | {answer: 1}))
     return "\n".join(calls)
 
 

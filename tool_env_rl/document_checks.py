@@ -11,6 +11,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, best_match
+from jsonschema_specifications import REGISTRY
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from tool_env_rl.plan_checks import Finding
 from tool_env_rl.protocol import answer_matches
@@ -25,7 +28,7 @@ def _schema_problem(parameters: Mapping[str, Any]) -> str | None:
     for path, schema in (("", {**parameters, "properties": {}}), *properties.items()):
         if problem := _part_problem(json.dumps(schema)):
             return f"at {f'properties.{path}' if path else 'the top'}{problem}"
-    return None
+    return _reference_problem(json.dumps(parameters))
 
 
 @lru_cache(maxsize=16384)
@@ -40,8 +43,27 @@ def _part_problem(schema: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
+def _reference_problem(schema: str) -> str | None:
+    """The first reference that leads nowhere, or None; nothing outside the document is looked up."""
+    if '"$ref"' not in schema and '"$dynamicRef"' not in schema:
+        return None
+    root = DRAFT202012.create_resource(json.loads(schema))
+    waiting = [(root, REGISTRY.resolver_with_root(root))]
+    while waiting:
+        resource, resolver = waiting.pop()
+        contents: Any = resource.contents
+        for key in ("$ref", "$dynamicRef") if isinstance(contents, dict) else ():
+            try:
+                resolver.lookup(contents.get(key, "#"))
+            except (Unresolvable, ValueError):  # ValueError: no URI
+                return f"{key} {contents[key]!r} leads to nothing inside the document"
+        waiting += [(part, resolver.in_subresource(part)) for part in resource.subresources()]
+    return None
+
+
+@lru_cache(maxsize=4096)
 def _compiled(parameters: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(parameters))
+    return Draft202012Validator(json.loads(parameters), registry=REGISTRY)  # the default one would download
 
 
 def document_findings(tool: Mapping[str, Any]) -> list[Finding]:
@@ -51,18 +73,23 @@ def document_findings(tool: Mapping[str, Any]) -> list[Finding]:
     problems = []
     if not name.isidentifier() or keyword.iskeyword(name):
         problems.append(f"tool name {name!r} is no Python identifier")
+    if not isinstance(function.get("description", ""), str):
+        problems.append(f"tool {name}: description must be text")
     parameters = function.get("parameters")
     if not isinstance(parameters, dict) or parameters.get("type") != "object":
-        return [Finding("schema", f'tool {name}: parameters must be {{"type": "object", …}}', name)]
-    if problem := _schema_problem(parameters):
-        return [Finding("schema", f"tool {name}: parameters are no valid JSON Schema, {problem}", name)]
-    properties, required = parameters.get("properties", {}), parameters.get("required", [])
-    problems += [f"tool {name}: required {key!r} is no property" for key in required if key not in properties]
-    problems += [
-        f"tool {name}: parameter {key!r} is no Python identifier"
-        for key in properties
-        if not key.isidentifier() or keyword.iskeyword(key)
-    ]
+        problems.append(f'tool {name}: parameters must be {{"type": "object", …}}')
+    elif problem := _schema_problem(parameters):
+        problems.append(f"tool {name}: parameters are no valid JSON Schema, {problem}")
+    else:
+        properties, required = parameters.get("properties", {}), parameters.get("required", [])
+        problems += [
+            f"tool {name}: required {key!r} is no property" for key in required if key not in properties
+        ]
+        problems += [
+            f"tool {name}: parameter {key!r} is no Python identifier"
+            for key in properties
+            if not key.isidentifier() or keyword.iskeyword(key)
+        ]
     return [Finding("schema", problem, name) for problem in problems]
 
 
@@ -72,7 +99,11 @@ def argument_findings(tool: Mapping[str, Any], arguments: Mapping[str, Any], wha
     unknown = [key for key in arguments if key not in parameters.get("properties", {})]
     if unknown:
         return [Finding("arguments", f"{what} passes {unknown[0]!r}, which {name} does not have", name)]
-    error = best_match(_compiled(json.dumps(parameters)).iter_errors(dict(arguments)))
+    try:
+        error = best_match(_compiled(json.dumps(parameters)).iter_errors(dict(arguments)))
+    except RecursionError:  # the schema refers to itself without end, or the arguments are that deep
+        message = f"{what} cannot be checked against the schema of {name}: it is nested too deeply"
+        return [Finding("arguments", message, name)]
     if error is not None:
         return [Finding("arguments", f"{what} does not fit the schema of {name}: {error.message}", name)]
     return []

@@ -26,6 +26,7 @@ from tool_env_rl.build_env.scale import LEVELS
 from tool_env_rl.config import TOY, Config
 from tool_env_rl.records import Environment, EnvRecord, read_environments, read_records
 from tool_env_rl.sandbox import Sandbox
+from tool_env_rl.texts import printable
 
 Progress = Callable[[str, float], None]  # (stage, done in [0, 1])
 CHAIN_HOPS = Hops(5, 6, unseen=True)
@@ -127,7 +128,9 @@ def _built(wanted: BuildSettings, name: str, sandbox: Sandbox, on_progress: Prog
 
 
 def _read(path: str, count: int) -> list[EnvRecord]:
-    records, problems = read_records(Path(path).expanduser(), on_problem=lambda p: print(f"skipped: {p}"))
+    records, problems = read_records(
+        Path(path).expanduser(), on_problem=lambda p: print(printable(f"skipped: {p}"))
+    )
     if not records:
         raise ValueError(
             f"{path} has no usable row ({len(problems)} malformed); give the authors' JSONL format"

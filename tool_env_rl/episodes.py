@@ -58,7 +58,8 @@ class Transcript:
 
     def __post_init__(self) -> None:
         self.messages = list(self.record.messages)
-        self.counter = EpisodeCounter(self.name, self.record.scenario, self.record.unsolved_set)
+        record = self.record
+        self.counter = EpisodeCounter(self.name, record.scenario, record.unsolved_set, record.solve_rate)
 
     @property
     def score(self) -> EpisodeScore:

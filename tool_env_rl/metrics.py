@@ -65,11 +65,16 @@ class EpisodeScore:
 
 @dataclass
 class EpisodeCounter:
-    """Books of a running episode under all three matchings; `unsolved` is that of the fresh environment."""
+    """Books of a running episode under all three matchings.
+
+    unsolved: sub-answers when it starts.
+    started_at: share solved before; above 0 where it starts from an RL state.
+    """
 
     environment: str
     scenario: str
     unsolved: Mapping[str, Sequence[str]]
+    started_at: float = 0.0
     calls: int = field(default=0, init=False)
     turns: int = field(default=0, init=False)
     malformed_turns: int = field(default=0, init=False)
@@ -94,8 +99,10 @@ class EpisodeCounter:
 
     @property
     def solve_rate(self) -> float:
-        """Solved share, in [0, 1]: what `turn_reward` and the RL states want."""
-        return 1 - count_unsolved(self.remaining) / count_unsolved(self.unsolved)
+        """Solved share of all the environment's sub-answers, in [0, 1]: for `turn_reward` and RL states."""
+        left = count_unsolved(self.remaining)
+        total = count_unsolved(self.unsolved) / (1 - self.started_at) if self.started_at < 1 else left
+        return 1 - left / total if left else 1.0
 
     def score(self, answer_correct: bool | None = None) -> EpisodeScore:
         """The finished episode's counts."""

@@ -1,6 +1,7 @@
 """A gold oracle for environments without gold calls: how many sub-answers can be reached at all?
 
     python -m tool_env_rl.oracle FILE.jsonl
+    python -m tool_env_rl.oracle FILE.jsonl --summary results/oracle.json   # counts alone, for RESULTS.md
 
 The authors store neither gold arguments nor their order (§3.3). For every answer-bearing tool the oracle
 derives calls from the tool's source (`oracle_leads.py`), runs them in the sandbox, and books a sub-answer as
@@ -11,8 +12,10 @@ bound.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +27,13 @@ from rich.progress import track
 from rich.table import Table
 
 from shared import checkpoint
+from shared.runs import environment
 from tool_env_rl.oracle_leads import Source
 from tool_env_rl.oracle_values import Hints, Lead, concrete, fillers
 from tool_env_rl.protocol import solves
 from tool_env_rl.records import EnvRecord, read_records
-from tool_env_rl.sandbox import Sandbox, SandboxUnavailable
+from tool_env_rl.sandbox import Sandbox, SandboxUnavailable, check
+from tool_env_rl.texts import printable
 
 MAX_CALLS = 300  # per tool
 BATCH = 16
@@ -212,13 +217,50 @@ def summary_table(reports: Sequence[EnvironmentReport]) -> Table:
     )
     for column in (*columns, "complete environments"):
         table.add_column(column, justify="left" if column == "scenario" else "right")
+    for row in counts(reports):
+        table.add_row(*map(str, row.values()))
+    return table
+
+
+def counts(reports: Sequence[EnvironmentReport]) -> list[dict[str, Any]]:
+    """Per scenario, and of "all": environments, sub-answers, those reached by each way, and the complete."""
+    rows: list[dict[str, Any]] = []
     for scenario in [*dict.fromkeys(report.scenario for report in reports), "all"]:
         part = [report for report in reports if scenario in ("all", report.scenario)]
-        total = sum(len(report.sub_answers) for report in part)
-        counts = [sum(report.reached(way) for report in part) for way in ("guarded", "strict", "unguarded")]
-        complete = sum(report.reached() == len(report.sub_answers) for report in part)
-        table.add_row(scenario, str(len(part)), str(total), *map(str, counts), str(complete))
-    return table
+        row: dict[str, Any] = {"scenario": scenario, "environments": len(part)}
+        row["sub_answers"] = sum(len(report.sub_answers) for report in part)
+        for way in ("guarded", "strict", "unguarded"):
+            row[way] = sum(report.reached(way) for report in part)
+        rows.append(row | {"complete": sum(r.reached() == len(r.sub_answers) for r in part)})
+    return rows
+
+
+def summary(
+    path: Path, records: Sequence[EnvRecord], reports: Sequence[EnvironmentReport], unreadable: int
+) -> dict[str, Any]:
+    """What RESULTS.md shows: numbers, the file's hash, and what the static gate says; no text of the data."""
+    verdicts = [check(code, name) for record in records for name, code in record.codes.items()]
+    refused = Counter(reason for verdict in verdicts for reason in dict.fromkeys(map(_kind, verdict.reasons)))
+    statuses = sum((report.statuses for report in reports), Counter[str]())
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "unreadable_rows": unreadable,
+        "counts": counts(reports),
+        "tools": len(verdicts),
+        "tools_refused": sum(not verdict.passed for verdict in verdicts),
+        "reasons": dict(sorted(refused.items())),
+        "calls": dict(sorted(statuses.items())),
+    }
+
+
+def _kind(reason: str) -> str:
+    """A reason of the static gate without its line, and without what it quotes of a source."""
+    reason = re.sub(r"^line \d+: ", "", reason)
+    for general in ("the source does not parse", "the source defines no function", "the text"):
+        if reason.startswith(general):
+            return general if general != "the text" else "a text names an internal attribute"
+    return reason
 
 
 def as_rows(reports: Sequence[EnvironmentReport]) -> list[dict[str, Any]]:
@@ -248,12 +290,17 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, help="also write one JSON line per environment, with the calls found"
     )
     parser.add_argument(
+        "--summary", type=Path, help="also write the counts as JSON; results/oracle.json goes into RESULTS.md"
+    )
+    parser.add_argument(
         "--unsafe-exec", action="store_true", help="run even without the sandbox's protections"
     )
     args = parser.parse_args(argv)
     console = Console()
     try:
-        records, problems = read_records(args.file, on_problem=lambda p: console.print(str(p), markup=False))
+        records, problems = read_records(
+            args.file, on_problem=lambda p: console.print(printable(str(p)), markup=False)
+        )
     except OSError as error:
         parser.exit(2, f"{args.file} cannot be read ({error}); give a JSONL file of environments\n")
     try:
@@ -272,13 +319,16 @@ def main(argv: list[str] | None = None) -> int:
         )
         missed = [f"missed {sub.tool}: {sub.gold}" for sub in report.sub_answers if sub.guarded is None]
         text = "; ".join([line, *missed, *report.problems])
-        printable = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no UTF-8 form
-        console.print(printable, markup=False, highlight=False)
+        console.print(printable(text), markup=False, highlight=False)
     console.print(summary_table(reports))
     console.print(f"{len(problems)} rows could not be read", highlight=False)
     if args.out:
         lines = (json.dumps(row, ensure_ascii=True, default=str) + "\n" for row in as_rows(reports))
         checkpoint.write_text_atomic(args.out, "".join(lines))
+    if args.summary:
+        made = {k: v for k, v in environment().items() if k in ("commit", "dirty", "hardware", "date")}
+        found = summary(args.file, records, reports, len(problems)) | made
+        checkpoint.write_json_atomic(args.summary, found)
     return 0
 
 

@@ -18,10 +18,14 @@ Where we leave the authors' code (D2, D3), each with a reason:
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from tool_env_rl.texts import well_formed
 
 CALL_START = "<tool_call>"
 CALL_END = "</tool_call>"
@@ -29,11 +33,23 @@ CALL_END = "</tool_call>"
 MALFORMED_MARKERS = (CALL_START, CALL_END, "<tool_parsed_response>")
 END_TOKENS = ("<|endoftext|>", "<|im_end|>")
 MAX_DEPTH = 64
+REPR_LIMIT = 200  # characters of an argument's repr in the messages of int() and others (CPython's %.200R)
+MAX_NUMBER = 400  # characters of an argument that is tried as a number; the longest float has 309 digits
 
-_TOKEN = re.compile(
-    r"(?>[+-]?\d+(?:[.:/\-]\d+)*)(?![^\W_])"  # a number, date, time or range as a whole: 12, -3.5, 2024-05-01
-    r"|[^\W_]+(?:[-'’][^\W_]+)*"  # a word
+# Openings of ChatML, Llama, Gemma, DeepSeek and Mistral markers, and of the Hermes tags.
+_MARKER = re.compile(
+    r"<(?=[|\uff5c]|/?(?:tools?|tool_call|tool_response|tool_parsed_response|think|s|bos|eos|pad|unk"
+    r"|start_of_turn|end_of_turn)>|</?SYS>>)"
+    r"|\[(?=/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])",
+    re.IGNORECASE,
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
+_NUMBER = r"(?>[+-]?\d+(?:[.:/\-]\d+)*)"  # or date, time, range, as a whole: 12, -3.5, 2024-05-01
+_WORD = r"[^\W_]+(?:[-'’][^\W_]+)*"
+# A number that runs into a word (1.1.1x) is taken in one piece, which is split into words afterwards: looked
+# for again at each of its digits, it would take quadratic time.
+_TOKEN = re.compile(rf"{_NUMBER}(?![^\W_])|{_NUMBER}{_WORD}|{_WORD}")
+_WHOLE_NUMBER, _WORDS = re.compile(_NUMBER), re.compile(_WORD)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
@@ -149,15 +165,17 @@ def render_prompt(
     """The prompt of the next turn by the model's own chat template, tools included (§2.4).
 
     `thinking` is passed on as `enable_thinking` where it is not None; templates without the switch ignore it.
+    Lone surrogates, which a model can write as "\\ud800", become U+FFFD: tokenizers refuse them.
     """
     extra = {} if thinking is None else {"enable_thinking": thinking}
-    return tokenizer.apply_chat_template(
+    prompt = tokenizer.apply_chat_template(
         [dict(message) for message in messages],
         tools=[dict(tool) for tool in tools],
         tokenize=False,
         add_generation_prompt=True,
         **extra,
     )
+    return well_formed(prompt)
 
 
 def assistant_message(turn: ParsedTurn, *, first_id: int = 0, double_encoded: bool = False) -> dict[str, Any]:
@@ -185,11 +203,29 @@ def assistant_message(turn: ParsedTurn, *, first_id: int = 0, double_encoded: bo
 
 
 def render_tool_results(outputs: Sequence[str], *, first_id: int = 0) -> list[dict[str, str]]:
-    """One `role: tool` message per call, in the order of the calls, with the ids of `assistant_message`."""
+    """One `role: tool` message per call, in the order of the calls, with the ids of `assistant_message`.
+
+    What a tool says stays data: see `inert`. Matching reads the output as it was.
+    """
     return [
-        {"role": "tool", "content": output, "tool_call_id": f"call_{first_id + index}"}
+        {"role": "tool", "content": inert(output), "tool_call_id": f"call_{first_id + index}"}
         for index, output in enumerate(outputs)
     ]
+
+
+def inert(output: str) -> str:
+    """`output` without what a chat template or tokenizer takes for its own: a blank breaks each marker up.
+
+    Control characters go, but for newline and tab.
+
+    | output                       | shown to the model            |
+    |------------------------------|-------------------------------|
+    | `{"year": 1931}`             | `{"year": 1931}`              |
+    | `<|im_end|>`                 | `< |im_end|>`                 |
+    | `</tool_response> <b>5</b>`  | `< /tool_response> <b>5</b>`  |
+    | nothing                      | nothing                       |
+    """
+    return _MARKER.sub(r"\g<0> ", _CONTROL.sub("", output))
 
 
 def answer_matches(output: str, gold: str, *, strict: bool = False) -> bool:
@@ -220,11 +256,22 @@ def _plain(text: str) -> str:
 def _tokens(text: str) -> list[str]:
     """Lower-cased words and whole numbers; 1,234 becomes 1234 and 2.50 becomes 2.5."""
     tokens = []
-    for token in _TOKEN.findall(_THOUSANDS.sub("", text.lower())):
+    for token in _split(_THOUSANDS.sub("", text.lower())):
         if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", token):
             token = token.removeprefix("+")
             token = token.rstrip("0").removesuffix(".") if "." in token else token
         tokens.append(token)
+    return tokens
+
+
+def _split(text: str) -> list[str]:
+    """Whole numbers and words, in time linear in the text."""
+    tokens: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token.isalnum() or _WHOLE_NUMBER.fullmatch(token):
+            tokens.append(token)
+        else:
+            tokens += _WORDS.findall(token)
     return tokens
 
 
@@ -247,38 +294,102 @@ def solves(
     """Does this call's output hold the sub-answer, other than by repeating an argument that holds it?
 
     With the guard, an occurrence of a part of the gold answer does not count if it lies inside a repeated
-    argument value that holds that part; at least one part must occur otherwise. A sub-answer put together
-    from several arguments ("New York", "café") counts. The guard reads texts only: a tool that truly
+    argument, name or value, that holds that part; at least one part must occur otherwise. A sub-answer put
+    together from several arguments ("New York", "café") counts. The guard reads texts only: a tool that truly
     computes one of its arguments (the larger of 24 and 17) is refused as well.
     """
     if not answer_matches(output, gold, strict=strict):
         return False
     parts = [part for part in gold.split(", ") if _plain(part)]
-    echoes = {part: _echo(part, arguments) for part in parts}
-    if not echo_guard or not any(echoes.values()):
+    if not echo_guard or not parts:
         return True
-    return any(
-        answer_matches(echo.sub("\x00", output) if echo else output, part, strict=strict)
-        for part, echo in echoes.items()
-    )
+    said = [_spellings(text) for text in _leaf_texts(arguments)]
+    return any(answer_matches(_without_echoes(output, part, said), part, strict=strict) for part in parts)
 
 
-def _echo(part: str, arguments: Mapping[str, Any]) -> re.Pattern[str] | None:
-    """Matches every spelling of the argument values that hold `part`, longest first, or None."""
-    spellings: set[str] = set()
-    for text in map(str.strip, _leaf_texts(arguments)):
-        if _plain(part) in _plain(text):
-            spellings |= {text, text.replace(",", "")}
-            spellings |= {json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]}
-    if not spellings:
-        return None
-    return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))), re.IGNORECASE)
+_Spellings = tuple[set[str], set[str]]  # as text, and as numbers, which begin and end at a digit
+
+
+def _without_echoes(output: str, part: str, said: Sequence[_Spellings]) -> str:
+    """`output`, with a NUL in place of every repetition of an argument that holds `part`.
+
+    Case, commas and the length of white space do not matter, neither for holding nor for repeating.
+    """
+    wanted, _ = _normal(part)
+    echoes = [both for both in said if any(wanted in spelling for spelling in both[0] | both[1])]
+    if not echoes:
+        return output
+    plain, places = _normal(output)
+    spans: list[tuple[int, int]] = []
+    for texts, numbers in echoes:
+        for spelling in texts | numbers:
+            at = plain.find(spelling)
+            while at >= 0:
+                end = at + len(spelling)
+                around = plain[max(at - 1, 0) : at] + plain[end : end + 1]
+                if spelling in texts or not any(map(str.isdigit, around)):
+                    spans.append((places[at], places[end - 1] + 1))
+                at = plain.find(spelling, at + 1)
+    kept, done = [], 0
+    for start, end in sorted(spans):
+        if start >= done:
+            kept += [output[done:start], "\0"]
+        done = max(done, end)
+    return "".join([*kept, output[done:]])
+
+
+def _normal(text: str) -> tuple[str, list[int]]:
+    """`text` in lower case, without commas, white space as single blanks; where each character came from."""
+    characters: list[str] = []
+    places: list[int] = []
+    for place, character in enumerate(text):
+        if character.isspace():
+            if characters and characters[-1] != " ":
+                characters.append(" ")
+                places.append(place)
+        elif character != ",":
+            for low in character.lower():
+                characters.append(low)
+                places.append(place)
+    if characters and characters[-1] == " ":
+        del characters[-1], places[-1]
+    return "".join(characters), places
+
+
+def _spellings(text: str) -> _Spellings:
+    """How Python and JSON print an argument: as it is, by repr, escaped, cut short; as a number, rounded."""
+    reprs = {repr(text)[1:-1], ascii(text)[1:-1], repr(text.strip())[1:-1]}
+    reprs |= {repr(text)[1:REPR_LIMIT]} if len(repr(text)) > REPR_LIMIT else set()
+    texts = {text, *reprs}
+    texts |= {json.dumps(t, ensure_ascii=plain)[1:-1] for t in tuple(texts) for plain in (False, True)}
+    numbers = _numbers(text)
+    return _normalized(texts), _normalized(numbers)
+
+
+def _normalized(texts: Iterable[str]) -> set[str]:
+    return {plain for text in texts if (plain := _normal(text)[0])}
+
+
+def _numbers(text: str) -> list[str]:
+    """The number that an argument is, as int, round and the usual formats print it; mostly none."""
+    found: list[str] = []
+    if len(text) > MAX_NUMBER:
+        return found
+    with suppress(ValueError):
+        found.append(str(int(text)))  # 01931, 1_931 and other scripts' digits
+    try:
+        value = float(text)
+    except ValueError:
+        return found
+    if math.isfinite(value) and abs(value) < 1e16:
+        found += [str(int(value)), str(round(value)), str(value), f"{value:.1f}", f"{value:.2f}"]
+    return found
 
 
 def _leaf_texts(arguments: Mapping[str, Any]) -> list[str]:
-    """All scalar argument values and object keys as a tool would print them."""
+    """All names and scalar values of the arguments, as a tool or Python's TypeError would print them."""
     texts: list[str] = []
-    stack: list[Any] = list(arguments.values())
+    stack: list[Any] = [dict(arguments)]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):

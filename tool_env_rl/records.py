@@ -14,10 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shared import checkpoint
+from tool_env_rl.texts import to_json
 
+Row = TypeVar("Row")
 SCENARIOS = ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop")
 ENVIRONMENTS_FILE, GOLD_FILE = "environments.jsonl", "gold.jsonl"
 # The user message of all 200 test rows, up to the question.
@@ -104,7 +106,7 @@ class Environment:
 
     @classmethod
     def join(cls, record: EnvRecord, gold: dict[str, Any]) -> Environment:
-        """A record and its row of gold.jsonl; KeyError or TypeError if the row is malformed."""
+        """A record and its row of gold.jsonl, as `parse_gold` reads it."""
         steps = [GoldStep(**step | {"depends_on": tuple(step["depends_on"])}) for step in gold["steps"]]
         return cls(gold["id"], gold["level"], record, tuple(steps), gold["final"])
 
@@ -118,12 +120,7 @@ def to_line(record: EnvRecord) -> str:
     r"""One JSONL row, without line end, as pandas wrote the authors' files: compact, "/" escaped as "\/"."""
     row = {field.name: getattr(record, field.name) for field in fields(EnvRecord)}
     row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("tools", "codes", "unsolved_set")}
-    line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).replace("/", "\\/")
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form, but an escape
-        line = json.dumps(row, separators=(",", ":")).replace("/", "\\/")
-    return line
+    return to_json(row, separators=(",", ":")).replace("/", "\\/")
 
 
 def write_records(path: Path | str, records: Iterable[EnvRecord]) -> None:
@@ -138,53 +135,75 @@ def read_records(
 
     Fields beyond the eight are dropped. `on_problem` hears of each bad row at once. OSError without a file.
     """
-    records: list[EnvRecord] = []
+    found, problems = read_rows(path, parse_line, on_problem)
+    return list(found.values()), problems
+
+
+def read_rows(
+    path: Path | str, parse: Callable[[bytes], Row], on_problem: Callable[[RowProblem], None] | None = None
+) -> tuple[dict[int, Row], list[RowProblem]]:
+    """What `parse` makes of each line, by row (its line, from 0), and the lines that gave a RowError."""
+    rows: dict[int, Row] = {}
     problems: list[RowProblem] = []
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
+    for row, line in enumerate(Path(path).read_bytes().split(b"\n")):
         if not line.strip():
             continue
         try:
-            records.append(parse_line(line))
+            rows[row] = parse(line)
         except RowError as error:
-            problems.append(RowProblem(str(path), number, error.field, error.message))
+            problems.append(RowProblem(str(path), row + 1, error.field, error.message))
             if on_problem:
                 on_problem(problems[-1])
-    return records, problems
+    return rows, problems
 
 
 def write_environments(folder: Path | str, environments: Iterable[Environment]) -> None:
     """environments.jsonl in the authors' format, and gold.jsonl."""
     environments = list(environments)
     folder = Path(folder)
-    gold = "".join(json.dumps(env.gold_row, ensure_ascii=False) + "\n" for env in environments)
+    gold = "".join(to_json(env.gold_row) + "\n" for env in environments)
     checkpoint.write_text_atomic(folder / GOLD_FILE, gold)
     write_records(folder / ENVIRONMENTS_FILE, [env.record for env in environments])
 
 
 def read_environments(folder: Path | str) -> list[Environment]:
     """What `write_environments` wrote; ValueError if a row is malformed or the two files do not match."""
-    records, problems = read_records(Path(folder, ENVIRONMENTS_FILE))
+    found, problems = environments_by_row(folder)
     if problems:
-        raise ValueError(f"{problems[0]} (and {len(problems) - 1} more); build the folder again")
-    path = Path(folder, GOLD_FILE)
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    if len(rows) != len(records):
-        counts = f"{len(rows)} rows for {len(records)} environments"
+        others = f" (and {len(problems) - 1} more malformed rows)"
+        raise ValueError(f"{problems[0]}{others}; repeat the build command to rewrite both files")
+    return list(found.values())
+
+
+def environments_by_row(folder: Path | str) -> tuple[dict[int, Environment], list[RowProblem]]:
+    """Environments by row (line of environments.jsonl, from 0), and the malformed rows of both files.
+
+    ValueError if one file has more rows than the other: they could not be paired.
+    """
+    records, problems = read_rows(Path(folder, ENVIRONMENTS_FILE), parse_line)
+    golds, gold_problems = read_rows(Path(folder, GOLD_FILE), parse_gold)
+    rows = sorted([*records, *(problem.line - 1 for problem in problems)])
+    gold_rows = sorted([*golds, *(problem.line - 1 for problem in gold_problems)])
+    if len(rows) != len(gold_rows):
+        counts = f"{len(gold_rows)} rows for {len(rows)} environments"
+        path = Path(folder, GOLD_FILE)
         raise ValueError(f"{path} has {counts}; repeat the build command to rewrite both")
-    try:
-        return [Environment.join(record, row) for record, row in zip(records, rows, strict=True)]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: a row is malformed ({error}); repeat the build command") from None
+    pairs = [(r, g) for r, g in zip(rows, gold_rows, strict=True) if r in records and g in golds]
+    return {r: Environment.join(records[r], golds[g]) for r, g in pairs}, problems + gold_problems
 
 
-def choose(names: Sequence[str], wanted: str) -> int:
-    """Position of the environment called `wanted`, or else of that row; ValueError if there is none."""
+def choose(names: Sequence[str], wanted: str, rows: Sequence[int] | None = None) -> int:
+    """Position of the environment called `wanted`, or else of that row; ValueError if there is none.
+
+    rows: the row of each, where some rows of the file were left out.
+    """
+    rows = range(len(names)) if rows is None else rows
     if wanted in names:
         return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < len(names):
-        return int(wanted)
-    rows = f"rows are 0 … {len(names) - 1}" if names else "there is none"
-    raise ValueError(f"there is no environment {wanted!r}; {rows}")
+    if wanted.isdecimal() and int(wanted) in rows:
+        return rows.index(int(wanted))
+    there = f"rows are {min(rows)} … {max(rows)}" if rows else "there is none"
+    raise ValueError(f"there is no environment {wanted!r}; {there}")
 
 
 class RowError(ValueError):
@@ -197,9 +216,7 @@ class RowError(ValueError):
 
 def parse_line(line: str | bytes) -> EnvRecord:
     """The record of one row; RowError names the first field that is missing or malformed."""
-    row = _decode("row", line)
-    if not isinstance(row, dict):
-        raise RowError("row", f"is a JSON {type(row).__name__}; write one object per line")
+    row = _decode_row(line)
     if missing := [field.name for field in fields(EnvRecord) if field.name not in row]:
         raise RowError(missing[0], f"is missing; a row needs {', '.join(f.name for f in fields(EnvRecord))}")
     values = {field.name: row[field.name] for field in fields(EnvRecord)}
@@ -210,8 +227,69 @@ def parse_line(line: str | bytes) -> EnvRecord:
     for name, check in _CHECKS.items():
         if complaint := check(values[name]):
             raise RowError(name, complaint)
+    if values["solve_rate"] < 1 and not any(values["unsolved_set"].values()):
+        raise RowError(
+            "unsolved_set",
+            f"holds no sub-answer, but solve_rate is {values['solve_rate']}; nothing is left to solve",
+        )
     values["solve_rate"] = float(values["solve_rate"])
     return EnvRecord(**values)
+
+
+def parse_gold(line: str | bytes) -> dict[str, Any]:
+    """A row of gold.jsonl, every field of the right type; RowError names the first that is not."""
+    row = _decode_row(line)
+    _typed(row, {"id": str, "level": int, "steps": list, "final": dict})
+    if not row["steps"]:
+        raise RowError("steps", "is empty; write at least one step")
+    kinds = {"id": int, "question": str, "answer": str, "tool": str}
+    kinds |= {"arguments": dict, "depends_on": list, "old_arguments": dict}
+    for number, step in enumerate(row["steps"]):
+        where = f"steps[{number}]"
+        if not isinstance(step, dict):
+            raise RowError(where, f"is a JSON {type(step).__name__}; write an object")
+        _typed(step, kinds, f"{where}.")
+        if unknown := sorted(step.keys() - kinds.keys()):
+            raise RowError(f"{where}.{unknown[0]}", f"is unknown; a step has {', '.join(kinds)}")
+        _ids(step["depends_on"], f"{where}.depends_on")
+    _typed(row["final"], {"rule": str, "steps": list}, "final.")
+    _ids(row["final"]["steps"], "final.steps")
+    return row
+
+
+def _typed(row: dict[str, Any], kinds: dict[str, type], where: str = "") -> None:
+    for name, kind in kinds.items():
+        if name not in row:
+            raise RowError(f"{where}{name}", f"is missing; needed are {', '.join(kinds)}")
+        if type(row[name]) is not kind:
+            raise RowError(
+                f"{where}{name}", f"is a JSON {type(row[name]).__name__}; write a JSON {kind.__name__}"
+            )
+
+
+def _ids(value: list[Any], field: str) -> None:
+    if not all(type(i) is int for i in value):
+        raise RowError(field, "must be a list of step ids, whole numbers")
+
+
+def _decode_row(line: str | bytes) -> dict[str, Any]:
+    """One object. NaN and infinities, which a model may write, stand in the calls of messages only."""
+    try:
+        row = _decode("row", line)
+    except RowError:
+        try:
+            row = json.loads(line)
+            calls_apart = [
+                {k: v for k, v in message.items() if k != "tool_calls"} for message in row["messages"]
+            ]
+            json.dumps(row | {"messages": calls_apart}, allow_nan=False)
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            row = None
+        if row is None:
+            raise
+    if not isinstance(row, dict):
+        raise RowError("row", f"is a JSON {type(row).__name__}; write one object per line")
+    return row
 
 
 def _decode(field: str, text: str | bytes) -> Any:

@@ -1,6 +1,7 @@
 """Render RESULTS.md, the README's results block and the figures from results/; nobody types a number.
 
-Inputs, all committed: what `evidence.py` lists, and results/paper.csv. The same inputs give the same bytes.
+Inputs, all committed: what `evidence.py` lists, results/paper.csv and, if there is one, results/oracle.json.
+The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tool_env_rl.result_tables import (
     layers_table,
     levels_table,
     missing_rows,
+    oracle_section,
     paper_tables,
     percent,
     readings_table,
@@ -105,7 +107,7 @@ Solve-F1 under the three ways to decide that a sub-answer was obtained.
 
 {controls}
 
-## Where the change sits
+{oracle}## Where the change sits
 
 {layers_figure}{layers}
 
@@ -134,10 +136,12 @@ def render(here: Path = HERE) -> None:
     """Write RESULTS.md, the README's block and the figures of the package folder `here`."""
     records, found = evidence.load(here / "results")
     paper = paper_tables(here / "results" / "paper.csv")
+    oracle = oracle_section(here / "results" / "oracle.json")
+    oracle += "\n\n" if oracle else ""
     if not found.runs:
         missing = missing_rows(records)
         text = f"{INTRO}\n\nNo runs recorded yet: `make -C tool_env_rl reproduce`. {missing}\n"
-        write_text_atomic(here / "RESULTS.md", f"{text}\n## The paper's numbers\n\n{paper}\n")
+        write_text_atomic(here / "RESULTS.md", f"{text}\n{oracle}## The paper's numbers\n\n{paper}\n")
         return
     verdicts = claims.judge(found)
     drawn = result_figures.draw_results(found, here / "figures")
@@ -155,6 +159,7 @@ def render(here: Path = HERE) -> None:
         chains=chains_table(found),
         levels=levels_table(found),
         controls=controls_table(found),
+        oracle=oracle,
         layers_figure=layers_figure,
         layers=layers_table(found),
         seeds=seeds_table(found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -166,6 +167,38 @@ def controls_table(e: Evidence) -> str:
         means = summarize(scores)["all"]
         rows.append([policy, len(scores), *(f"{means[key]:.3f}" for key in keys)])
     return tables.markdown(["policy", "environments", *keys.values()], rows)
+
+
+def oracle_section(path: Path) -> str:
+    """What the oracle reached on the authors' environments; empty where it was not run.
+
+    DirtyRecord if it ran with uncommitted code.
+    """
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["dirty"]:
+        raise tables.DirtyRecord(f"{path} was made with uncommitted code; commit it and run the oracle again")
+    heads = [
+        "scenario",
+        "environments",
+        "sub-answers",
+        "substring",
+        "whole tokens",
+        "no echo guard (authors')",
+    ]
+    rows = [[row.pop("scenario").replace("_", " "), *row.values()] for row in found["counts"]]
+    refused = tables.markdown(["reason", "tools"], [[text, n] for text, n in found["reasons"].items()])
+    return (
+        "## The authors' environments\n\n"
+        f"Sub-answers of `{found['file']}` (SHA-256 {found['sha256'][:12]}, {found['unreadable_rows']} "
+        "unreadable rows) that an oracle without gold calls obtains in our sandbox: a lower bound. Complete: "
+        "all sub-answers of an environment, by substring. "
+        "`python -m tool_env_rl.oracle FILE.jsonl --summary results/oracle.json` at "
+        f"{found['commit'][:10]}.\n\n"
+        f"{tables.markdown([*heads, 'complete'], rows)}\n\n"
+        f"The static gate refuses {found['tools_refused']} of {found['tools']} tools:\n\n{refused}"
+    )
 
 
 def layers_table(e: Evidence) -> str:

@@ -10,6 +10,7 @@ is a folder of tool_env_rl.build or a JSONL file in the authors' format (then ID
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import anyio
 
 from tool_env_rl.document_checks import argument_findings, document_findings
-from tool_env_rl.records import EnvRecord, choose, read_environments, read_records
+from tool_env_rl.records import EnvRecord, choose, environments_by_row, parse_line, read_rows
 from tool_env_rl.sandbox import Sandbox, SandboxUnavailable
+from tool_env_rl.texts import printable, to_json, well_formed
 
 
 def make_server(record: EnvRecord, sandbox: Sandbox) -> Any:
@@ -34,15 +36,16 @@ def make_server(record: EnvRecord, sandbox: Sandbox) -> Any:
     except ImportError:
         raise ImportError("serving needs the MCP package: pip install mcp") from None
 
+    question = well_formed(record.messages[0].get("content") or "")
     tools = {tool["function"]["name"]: tool for tool in record.tools}
-    usable = {name for name, tool in tools.items() if not document_findings(tool)}
+    usable = tools.keys() - unusable(record).keys()
 
     async def list_tools(context: Any, params: Any) -> Any:
         listed = [
             types.Tool(
                 name=name,
-                description=tool["function"].get("description", ""),
-                input_schema=tool["function"].get("parameters") or {"type": "object"},
+                description=well_formed(tool["function"].get("description", "")),
+                input_schema=json.loads(well_formed(to_json(tool["function"]["parameters"]))),
             )
             for name, tool in tools.items()
             if name in usable
@@ -51,7 +54,7 @@ def make_server(record: EnvRecord, sandbox: Sandbox) -> Any:
 
     async def call_tool(context: Any, params: Any) -> Any:
         name, arguments = params.name, params.arguments or {}
-        if name not in usable or name not in record.codes:
+        if name not in usable:
             return reply(f"Error: there is no tool {name!r}; tools are {', '.join(sorted(usable))}.", True)
         if wrong := argument_findings(tools[name], arguments, "the call"):
             return reply(f"Error: {wrong[0].message}", True)
@@ -67,17 +70,29 @@ def make_server(record: EnvRecord, sandbox: Sandbox) -> Any:
         )
 
     async def get_prompt(context: Any, params: Any) -> Any:
-        content = types.TextContent(type="text", text=record.messages[0]["content"])
+        content = types.TextContent(type="text", text=question)
         return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=content)])
 
     return Server(
         "tool_env_rl",
-        instructions=record.messages[0]["content"],
+        instructions=question,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_prompts=list_prompts,
         on_get_prompt=get_prompt,
     )
+
+
+def unusable(record: EnvRecord) -> dict[str, str]:
+    """Tools that are not offered, and why: no valid document, or no code."""
+    found: dict[str, str] = {}
+    for tool in record.tools:
+        name = tool["function"]["name"]
+        if findings := document_findings(tool):
+            found[name] = findings[0].message
+        elif name not in record.codes:
+            found[name] = f"tool {name} has no code"
+    return found
 
 
 async def serve_stdio(server: Any) -> None:
@@ -89,12 +104,26 @@ async def serve_stdio(server: Any) -> None:
 
 
 def load_record(path: str, wanted: str) -> EnvRecord:
-    """The record with id `wanted` of a build folder, or row `wanted` of a JSONL file; ValueError if none."""
+    """The record with id `wanted` of a build folder, or of row `wanted`; ValueError if there is none.
+
+    Malformed rows are named on stderr and keep their number.
+    """
     if Path(path).is_dir():
-        environments = read_environments(path)
-        return environments[choose([env.id for env in environments], wanted)].record
-    records, _ = read_records(path)
-    return records[choose([str(row) for row in range(len(records))], wanted)]
+        environments, problems = environments_by_row(path)
+        names = [env.id for env in environments.values()]
+        records = {row: env.record for row, env in environments.items()}
+    else:
+        records, problems = read_rows(path, parse_line)
+        names = [str(row) for row in records]
+    for problem in problems:
+        _say(f"skipped: {problem}")
+    if problems:
+        _say(f"{len(problems)} malformed rows skipped, {len(records)} read")
+    return list(records.values())[choose(names, wanted, list(records))]
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,6 +140,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         record = load_record(args.path, args.env)
+        missing = unusable(record)
+        for reason in missing.values():
+            _say(f"not offered: {reason}")
+        if missing:
+            _say(f"{len(missing)} tools not offered, {len(record.tools) - len(missing)} are")
         with Sandbox(1, unsafe_exec=args.unsafe_exec) as sandbox:
             server = make_server(record, sandbox)
             if args.transport == "stdio":
@@ -122,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"serving {record.question!r} at http://{args.host}:{args.port}/mcp", file=sys.stderr)
                 uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
     except (ValueError, OSError, ImportError, SandboxUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 0

@@ -25,11 +25,12 @@ def collect(
     sandbox: Sandbox,
     *,
     max_turns: int,
+    drop_thoughts: bool = False,
     on_turn: Callable[[int, int], None] = lambda turn, still_open: None,
 ) -> list[EnvRecord]:
     """The states of one trajectory per environment, in the order of the environments."""
     transcripts = [Transcript(record, str(i)) for i, record in enumerate(records)]
-    play(transcripts, policy, sandbox, max_turns=max_turns, on_turn=on_turn)
+    play(transcripts, policy, sandbox, max_turns=max_turns, drop_thoughts=drop_thoughts, on_turn=on_turn)
     return [state for transcript in transcripts for state in states_of(transcript)]
 
 

@@ -31,6 +31,7 @@ from tool_env_rl.example import show_example
 from tool_env_rl.progress import StageBar
 from tool_env_rl.records import EnvRecord, read_records, write_records
 from tool_env_rl.sandbox import Sandbox
+from tool_env_rl.texts import printable
 from tool_env_rl.trainer import ToolGRPO
 
 
@@ -167,9 +168,17 @@ def sampled_states(
         seed = seeding.derive_seed(cfg.run.seed, "trajectories", iteration)
         policy = model_policy(model, tokenizer, cfg, cfg.algo.collect_temperature, seed)
         turns = bar.turns(f"iteration {iteration}: trajectories")
-        found = states.collect(records, policy, sandbox, max_turns=cfg.algo.max_turns, on_turn=turns)
+        found = states.collect(
+            records, policy, sandbox,
+            max_turns=cfg.algo.max_turns, drop_thoughts=cfg.algo.drop_thoughts, on_turn=turns,
+        )  # fmt: skip
         write_records(path, found)
-    return read_records(path)[0]
+    found, problems = read_records(path, on_problem=lambda p: print(printable(f"skipped: {p}")))
+    if problems:
+        print(
+            f"iteration {iteration}: {len(problems)} malformed states skipped, {len(found)} read", flush=True
+        )
+    return found
 
 
 if __name__ == "__main__":

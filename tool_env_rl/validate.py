@@ -12,6 +12,7 @@
 | determinism   | the same call gives the same bytes twice |
 | perturbed     | a gold call with one argument changed, missing or of a wrong type reveals no sub-answer |
 | echo          | an answer passed as an argument does not come back (not where the leak is switched on) |
+|               | and, as the name of one, which Python's TypeError repeats, does not count |
 | distractor    | distractors reveal no sub-answer, whatever known entity they are asked about |
 
 Tool code runs only in the sandbox.
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tool_env_rl.document_checks import argument_findings, document_leaks, record_findings
 from tool_env_rl.plan_checks import Finding, plan_findings
-from tool_env_rl.protocol import ToolCall, answer_matches, apply_results
+from tool_env_rl.protocol import ToolCall, answer_matches, apply_results, solves
 from tool_env_rl.records import Environment, GoldStep
 
 CHECKS = ("plan", "final", "leak", "schema", "signature", "arguments")  # static, then those that run code
@@ -241,8 +242,9 @@ def perturbed(env: Environment, step: GoldStep) -> list[tuple[str, dict[str, Any
     """Calls near the gold call of `step` that must reveal nothing: (perturbed or echo, arguments).
 
     Per argument: other values (another entity of this environment, one that no tool knows, the other enum
-    values, numbers nearby), a value of the wrong type, the sub-answer itself; and without a required
-    argument. Calls that are gold calls, of this or another step, are left out.
+    values, numbers nearby), a value of the wrong type, the sub-answer itself; without a required argument;
+    and with an argument whose name is the sub-answer. Calls that are gold calls, of this or another step, are
+    left out.
     """
     tool = next(t for t in env.record.tools if t["function"]["name"] == step.tool)
     parameters = tool["function"]["parameters"]
@@ -257,6 +259,8 @@ def perturbed(env: Environment, step: GoldStep) -> list[tuple[str, dict[str, Any
             found.append(("echo", step.arguments | {key: step.answer}))
         if key in parameters.get("required", []):
             found.append(("perturbed", {k: v for k, v in step.arguments.items() if k != key}))
+    if step.answer not in parameters["properties"]:
+        found.append(("echo", step.arguments | {step.answer: 1}))
     return [(kind, arguments) for kind, arguments in found if arguments not in meant]
 
 
@@ -329,7 +333,8 @@ def judge(env: Environment, plan: Sequence[Probe], results: Sequence[Result]) ->
                 )
                 found.append(Finding("arguments", said, probe.name))
         elif probe.kind in ("perturbed", "echo", "distractor"):
-            shown = [answer for answer in answers if answer_matches(result.output, answer)]
+            guard = not answers.isdisjoint(probe.arguments)  # the name comes back, so it must not count
+            shown = [a for a in answers if solves(result.output, a, probe.arguments, echo_guard=guard)]
             if shown:
                 said = f"{probe.name}({_shown(probe.arguments)}) reveals the sub-answer {min(shown)!r}"
                 found.append(Finding(probe.kind, said, probe.name))

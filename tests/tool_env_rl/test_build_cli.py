@@ -74,6 +74,53 @@ def test_inspect_reads_the_authors_files(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 malformed rows skipped, 3 read" in said
 
 
+def test_inspect_names_bad_rows_of_a_build_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "build"
+    build.main(["--n", "4", "--out", str(folder), "--workers", "1"])
+    gold = [json.loads(line) for line in (folder / "gold.jsonl").read_text().splitlines()]
+    gold[0]["steps"][0]["arguments"] = [1]
+    del gold[1]["final"]["rule"]
+    (folder / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
+    lines = (folder / "environments.jsonl").read_text().splitlines()
+    (folder / "environments.jsonl").write_text("\n".join([*lines[:3], "{"]) + "\n")
+    capsys.readouterr()
+    assert inspect_main(str(folder)) == 1
+    said = capsys.readouterr().out
+    assert "gold.jsonl, line 1, field steps[0].arguments: is a JSON list; write a JSON dict" in said
+    assert "gold.jsonl, line 2, field final.rule: is missing" in said
+    assert "environments.jsonl, line 4, field row: is not valid JSON" in said
+    assert "3 malformed rows skipped, 1 read" in said
+    assert "row 0 is malformed" in said
+    assert "1 of 1 environments pass" in said
+    assert inspect_main(str(folder), "--env", "2", "--no-validate") == 1
+    assert gold[2]["id"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"type": "object", "required": True}, "True is not of type"),
+        ({"type": "object", "properties": 5}, "at properties: must be an object"),
+        ({"type": "object", "required": [["x"]]}, "is not of type"),
+        ({}, '"object"'),
+    ],
+)
+def test_inspect_names_a_bad_schema_of_the_row_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], parameters: dict[str, Any], says: str
+) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    row = {"messages": [{"role": "user", "content": "Q"}], "solve_rate": 0, "data_source": "self/single_hop"}
+    row |= {"tools": json.dumps([tool]), "codes": "{}", "unsolved_set": '{"f": ["1"]}'}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row | {"split": "train", "answer": "1"}) + "\n")
+    assert inspect_main(str(path)) == 1
+    said = capsys.readouterr().out
+    assert "schema" in said
+    assert says in " ".join(said.replace("│", " ").split())  # without the columns of the table
+
+
 def test_ones_own_knowledge_base_and_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kb.json").write_text(json.dumps(KB))
     command = ["--out", str(tmp_path / "kb"), "--knowledge-base", str(tmp_path / "kb.json"), "--workers", "1"]
@@ -98,6 +145,25 @@ def test_ones_own_knowledge_base_and_questions(tmp_path: Path, capsys: pytest.Ca
     report = json.loads((tmp_path / "none" / "report.json").read_text())
     assert (report["environments"], report["given_up"]) == (0, 1)
     assert report["decompose"]["reasons"] == {"steps": 1}
+
+
+def test_a_question_with_a_lone_surrogate_is_built_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"question": "Where lives \ud800 Ada?", "answer": "Oslo"}
+    row |= {"steps": [{"relation": "home", "subject": "Ada", "answer": "Oslo"}]}
+    odd = {"question": "Who?", "answer": "\udfff", "steps": [row["steps"][0] | {"answer": "\udfff"}]}
+    bad = {"question": "Who?", "answer": "Oslo", "\ud800": 1}
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, odd, bad)))
+    folder = tmp_path / "own"
+    command = ["--out", str(folder), "--questions", str(tmp_path / "own.jsonl"), "--workers", "1"]
+    for _ in range(2):  # the second goes on from what the first has written
+        assert build.main(command) == 0
+        assert "field \\ud800: is unknown" in capsys.readouterr().err
+    assert [env.record.question for env in read_environments(folder)] == [row["question"]]
+    assert inspect_main(str(folder)) == 0
+    assert inspect_main(str(folder / "environments.jsonl")) == 0
+    assert capsys.readouterr().out.count("Where lives \\ud800 Ada?") == 2
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,14 @@ def test_echo_attack_earns_only_without_the_guard(tmp_path: Path, tools_sandbox:
     assert found["solve_f1_unguarded"] > 0.0
 
 
+def test_an_answer_as_the_name_of_an_argument_earns_only_without_the_guard(
+    toy_environments: list[Environment], tools_sandbox: Sandbox
+) -> None:
+    found = scores(toy_environments, "echo", tools_sandbox)  # tools that repeat no value
+    assert found["solve_f1"] == found["solve_f1_strict"] == 0.0
+    assert found["solve_p_unguarded"] == 0.5
+
+
 def test_books_of_one_episode(toy_environments: list[Environment], tools_sandbox: Sandbox) -> None:
     env = next(e for e in toy_environments if e.record.scenario == "multi_hop")
     (played,) = play(of_environments([env]), controls.oracle, tools_sandbox, max_turns=8)

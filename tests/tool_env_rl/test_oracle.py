@@ -242,6 +242,22 @@ def test_real_environments_in_the_real_sandbox():
     assert sum(report.reached("strict") for report in reports) >= 0.8 * total
 
 
+def test_summary_names_why_tools_are_refused_and_quotes_no_source(tmp_path):
+    sources = [
+        "import os\ndef find(): ...",
+        "def find(:  # secret",
+        "def other(): ...",
+        "def find():\n x.__a__",
+    ]
+    records = [replace(record(TABLE), codes={"find": source}) for source in sources]
+    (tmp_path / "e.jsonl").write_text("")
+    found = oracle.summary(tmp_path / "e.jsonl", records, [], 0)
+    assert (found["tools"], found["tools_refused"]) == (4, 4)
+    assert {"import of 'os' is not allowed", "the source does not parse"} <= found["reasons"].keys()
+    assert "the source defines no function" in found["reasons"]
+    assert "secret" not in json.dumps(found)
+
+
 def test_command_reports_bad_rows_and_goes_on(tmp_path, monkeypatch, capsys):
     from tool_env_rl.records import to_line
 
@@ -258,7 +274,8 @@ def test_command_reports_bad_rows_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(oracle, "Sandbox", Opened)
     path = tmp_path / "e.jsonl"
     path.write_text("{}\n" + to_line(record(TABLE)) + "\n" + to_line(record(ECHO)) + "\n")
-    assert oracle.main([str(path), "--out", str(tmp_path / "o.jsonl")]) == 0
+    command = [str(path), "--out", str(tmp_path / "o.jsonl"), "--summary", str(tmp_path / "oracle.json")]
+    assert oracle.main(command) == 0
     printed = capsys.readouterr().out
     assert "1 rows could not be read" in printed
     assert "reached 1 of 1" in printed
@@ -267,6 +284,14 @@ def test_command_reports_bad_rows_and_goes_on(tmp_path, monkeypatch, capsys):
         (1, 1, 1),
         (0, 1, 1),
     ]
+    found = json.loads((tmp_path / "oracle.json").read_text())
+    assert found["counts"][-1] == {
+        "scenario": "all", "environments": 2, "sub_answers": 2,
+        "guarded": 1, "strict": 1, "unguarded": 2, "complete": 1,
+    }  # fmt: skip
+    assert (found["unreadable_rows"], found["tools"], found["tools_refused"]) == (1, 2, 0)
+    assert {"commit", "dirty"} <= found.keys()
+    assert str(tmp_path) not in json.dumps(found)
     with pytest.raises(SystemExit):
         oracle.main([str(tmp_path / "absent.jsonl")])
     assert "cannot be read" in capsys.readouterr().err

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from tool_env_rl.protocol import assistant_message, parse_response
 from tool_env_rl.records import (
     PREAMBLE,
     Environment,
@@ -15,6 +17,8 @@ from tool_env_rl.records import (
     GoldStep,
     RowError,
     choose,
+    environments_by_row,
+    parse_gold,
     parse_line,
     read_environments,
     read_records,
@@ -144,7 +148,81 @@ def test_gold_is_kept_beside_the_records(tmp_path: Path) -> None:
         read_environments(tmp_path)
 
 
+GOLD = {
+    "id": "00000-0",
+    "level": 2,
+    "steps": [{"id": 1, "question": "Q", "answer": "Bö", "tool": "finder", "arguments": {"x": "a"}}],
+    "final": {"rule": "last", "steps": [1]},
+}
+GOLD["steps"][0] |= {"depends_on": [], "old_arguments": {"x": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"id": 7}, "id"),
+        ({"level": True}, "level"),
+        ({"steps": {}}, "steps"),
+        ({"steps": []}, "steps"),
+        ({"steps": [3]}, "steps[0]"),
+        ({"steps": [GOLD["steps"][0] | {"depends_on": [[1]]}]}, "steps[0].depends_on"),
+        ({"steps": [GOLD["steps"][0] | {"arguments": None}]}, "steps[0].arguments"),
+        ({"steps": [GOLD["steps"][0] | {"more": 1}]}, "steps[0].more"),
+        ({"steps": [{k: v for k, v in GOLD["steps"][0].items() if k != "tool"}]}, "steps[0].tool"),
+        ({"final": None}, "final"),
+        ({"final": {}}, "final.rule"),
+        ({"final": {"rule": "last", "steps": [{}]}}, "final.steps"),
+    ],
+)
+def test_a_malformed_field_of_gold_is_named(change: dict, field: str) -> None:
+    assert Environment.join(RECORD, parse_gold(json.dumps(GOLD))).steps[0].tool == "finder"
+    with pytest.raises(RowError) as caught:
+        parse_gold(json.dumps(GOLD | change))
+    assert caught.value.field == field
+
+
+def test_bad_rows_of_either_file_cost_their_own_environment(tmp_path: Path) -> None:
+    envs = [Environment.join(RECORD, GOLD | {"id": str(i)}) for i in range(4)]
+    write_environments(tmp_path, envs)
+    for name, row in (("environments.jsonl", 1), ("gold.jsonl", 2)):
+        lines = (tmp_path / name).read_text().splitlines()
+        lines[row] = "7"
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    found, problems = environments_by_row(tmp_path)
+    assert found == {0: envs[0], 3: envs[3]}
+    assert [(Path(p.file).name, p.line, p.field) for p in problems] == [
+        ("environments.jsonl", 2, "row"),
+        ("gold.jsonl", 3, "row"),
+    ]
+    with pytest.raises(ValueError, match=r"line 2, field row: .* 1 more malformed"):
+        read_environments(tmp_path)
+
+
+@pytest.mark.parametrize("unsolved", [{}, {"finder": []}])
+def test_a_row_with_nothing_to_solve_is_refused_unless_all_is_solved(unsolved: dict) -> None:
+    with pytest.raises(RowError, match="holds no sub-answer") as caught:
+        parse_line(to_line(replace(RECORD, unsolved_set=unsolved)))
+    assert caught.value.field == "unsolved_set"
+    done = replace(RECORD, unsolved_set=unsolved, solve_rate=1.0)
+    assert parse_line(to_line(done)) == done
+
+
+def test_numbers_that_are_not_json_stand_in_calls_only(tmp_path: Path) -> None:
+    turn = parse_response('<tool_call>{"name":"finder","arguments":{"x":1e999,"y":NaN}}</tool_call>')
+    state = replace(RECORD, messages=[*RECORD.messages, assistant_message(turn)])
+    write_records(tmp_path / "states.jsonl", [state])
+    (read,), problems = read_records(tmp_path / "states.jsonl")
+    assert problems == []
+    assert repr(read) == repr(state)
+    for name, value in (("solve_rate", math.nan), ("messages", [{"role": "user", "content": math.inf}])):
+        with pytest.raises(RowError, match="row: is not valid JSON"):
+            parse_line(json.dumps(json.loads(to_line(state)) | {name: value}))
+
+
 def test_an_environment_is_chosen_by_id_or_row() -> None:
     assert [choose(["b", "a"], wanted) for wanted in ("a", "0", "1")] == [1, 0, 1]
     with pytest.raises(ValueError, match=r"no environment '2'; rows are 0 … 1"):
         choose(["b", "a"], "2")
+    assert choose(["b", "a"], "4", [1, 4]) == 1
+    with pytest.raises(ValueError, match=r"no environment '0'; rows are 1 … 4"):
+        choose(["b", "a"], "0", [1, 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,34 @@ def test_states_are_rows_of_the_authors_format(played, tmp_path: Path) -> None:
     read, problems = read_records(tmp_path / "states.jsonl")
     assert problems == []
     assert read == found
+
+
+def test_a_state_as_a_start_goes_on_at_its_rate(
+    toy_environments: list[Environment], tools_sandbox: Sandbox
+) -> None:
+    """Four sub-answers, two solved before: the next one makes 3/4, not 1/2 of what was left."""
+    record = replace(toy_environments[0].record, unsolved_set={"f": ["7", "8"]}, solve_rate=0.5)
+    record = replace(record, codes={"f": "def f(x):\n    return x + 1"})
+
+    def policy(transcripts):
+        numbers = [6 + len(t.outputs) for t in transcripts]
+        return [f'<tool_call>{{"name":"f","arguments":{{"x":{number}}}}}</tool_call>' for number in numbers]
+
+    found = states.collect([record], policy, tools_sandbox, max_turns=3)
+    assert [state.solve_rate for state in found] == [0.5, 0.75, 1.0, 1.0]
+    again = states.collect(found[-1:], policy, tools_sandbox, max_turns=1)
+    assert [state.solve_rate for state in again] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_thoughts_are_dropped_where_the_run_drops_them(
+    toy_environments: list[Environment], tools_sandbox: Sandbox, drop: bool
+) -> None:
+    thought = "<think><tool_call>{}</think>".format('{"name":"f","arguments":{}}</tool_call>')
+    found = states.collect(
+        [toy_environments[0].record], lambda _: [thought], tools_sandbox, max_turns=1, drop_thoughts=drop
+    )
+    assert len(found) == (1 if drop else 2)
 
 
 def test_prompts_that_do_not_fit_are_left_out(played) -> None:

@@ -115,6 +115,34 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
     assert "| Qwen3-8B Non-Reasoning, FTRL-GRPO " in text
 
 
+def test_the_oracle_is_rendered_where_it_was_run(ftrl: SimpleNamespace, tmp_path: Path) -> None:
+    write(ftrl, here := tmp_path / "paper")
+    report.render(here)
+    without = (here / "RESULTS.md").read_text()
+    counts = {"scenario": "all", "environments": 9, "sub_answers": 41, "guarded": 39, "strict": 38}
+    found = {
+        "file": "some.jsonl",
+        "sha256": "abcdef0123456789",
+        "unreadable_rows": 0,
+        "commit": "0123456789abc",
+    }
+    found |= {"counts": [counts | {"unguarded": 40, "complete": 7}], "tools": 80, "tools_refused": 2}
+    path = here / "results" / "oracle.json"
+    path.write_text(json.dumps(found | {"reasons": {"import of 'os' is not allowed": 2}, "dirty": False}))
+    report.render(here)
+    text = (here / "RESULTS.md").read_text()
+    before, after = text.split("## The authors' environments\n")
+    section, rest = after.split("## Where the change sits")
+    assert f"{before}## Where the change sits{rest}" == without
+    section = " ".join(section.split())  # without the padding of the columns
+    assert "| all | 9 | 41 | 39 | 38 | 40 | 7 |" in section
+    assert "refuses 2 of 80 tools" in section
+    assert "| import of 'os' is not allowed | 2 |" in section
+    path.write_text(path.read_text().replace('"dirty": false', '"dirty": true'))
+    with pytest.raises(DirtyRecord, match=r"oracle\.json"):
+        report.render(here)
+
+
 @pytest.mark.parametrize("file", ["runs.jsonl", "gates.jsonl"])
 def test_a_dirty_record_is_refused(ftrl: SimpleNamespace, tmp_path: Path, file: str) -> None:
     write(ftrl, here := tmp_path / "paper")

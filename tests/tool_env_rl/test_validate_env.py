@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from tool_env_rl import protocol
 from tool_env_rl.plan_checks import derive, plan_findings
 from tool_env_rl.records import Environment, EnvRecord, GoldStep, user_message
 from tool_env_rl.sandbox import Sandbox
@@ -179,6 +180,15 @@ def test_the_leak_switch_leaves_out_the_echo_only(sandbox: Sandbox) -> None:
     leaking, telling = validate([ECHO, TELLING], sandbox, allow_echo=True)
     assert leaking == []
     assert {finding.check for finding in telling} == {"perturbed"}
+
+
+def test_an_answer_as_the_name_of_an_argument_comes_back_and_does_not_count(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = [p for p in probes(good()) if p.kind == "echo" and "Belmar" in p.arguments]
+    assert [sandbox.call(p.code, p.name, p.arguments).output.count("'Belmar'") for p in tried] == [1]
+    monkeypatch.setattr(protocol, "_leaf_texts", lambda arguments: list(map(str, arguments.values())))
+    assert {finding.check for finding in validate([good()], sandbox)[0]} == {"echo"}
 
 
 def test_many_at_once_are_judged_as_each_alone(sandbox: Sandbox) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tool_env_rl.build_env.stage import STAGES, Json
+from tool_env_rl.texts import to_json
 
 CHECKED = "validate"
 FILES = {name: f"{number}_{name}.jsonl" for number, name in enumerate((*STAGES, CHECKED), 1)}
@@ -49,7 +50,7 @@ class Artefacts:
         row |= {"reasons": [list(reason) for reason in reasons]} if reasons else {}
         row |= {"data": data} if data is not None else {}
         self.rows[stage][env_id] = row
-        self._files[stage].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._files[stage].write(to_json(row) + "\n")
         self._files[stage].flush()  # with the operating system: it survives a kill
         return row
 

@@ -20,6 +20,7 @@ from shared import checkpoint
 from shared.seeding import derive_seed
 from tool_env_rl.build_env import decompose, deploy, document, integrate, scale
 from tool_env_rl.build_env.stage import Json, Rejected, Stopped
+from tool_env_rl.texts import well_formed
 
 _STAGES: dict[str, Any] = {module.NAME: module for module in (decompose, document, integrate, scale, deploy)}
 Message = dict[str, str]
@@ -48,7 +49,7 @@ class _ModelBackend(ABC):
         form = FORM + json.dumps(schema, ensure_ascii=False)
         messages: list[Message] = [
             {"role": "system", "content": f"{_STAGES[stage].INSTRUCTIONS}\n\n{form}"},
-            {"role": "user", "content": json.dumps(visible, ensure_ascii=False)},
+            {"role": "user", "content": well_formed(json.dumps(visible, ensure_ascii=False))},
         ]
         problem = ""
         for attempt in range(self.attempts):
@@ -57,8 +58,8 @@ class _ModelBackend(ABC):
             if value is not None:
                 return value
             messages += [
-                {"role": "assistant", "content": text},
-                {"role": "user", "content": f"{problem} Write the whole JSON object again."},
+                {"role": "assistant", "content": well_formed(text)},
+                {"role": "user", "content": well_formed(f"{problem} Write the whole JSON object again.")},
             ]
         raise Rejected([("format", f"{stage}: {self.attempts} answers, the last: {problem}")])
 

@@ -17,20 +17,34 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from tool_env_rl.document_checks import record_findings
 from tool_env_rl.plan_checks import Finding
-from tool_env_rl.records import Environment, EnvRecord, choose, read_environments, read_records
+from tool_env_rl.records import (
+    Environment,
+    EnvRecord,
+    RowProblem,
+    choose,
+    environments_by_row,
+    parse_line,
+    read_rows,
+)
 from tool_env_rl.sandbox import Sandbox, SandboxUnavailable, check
+from tool_env_rl.texts import printable
 from tool_env_rl.validate import validate
 
 OUT = Console(soft_wrap=False, highlight=False)
 EXAMPLES = 2  # messages shown per failed check
 CHUNK = 32  # environments validated between two progress lines
+
+
+def escape(text: str) -> str:
+    """`text` as it is on the console: no markup, and no character that has no UTF-8 form."""
+    return markup.escape(printable(text))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,46 +67,69 @@ def main(argv: list[str] | None = None) -> int:
             return _folder(args)
         return _file(args)
     except (ValueError, OSError, SandboxUnavailable) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+            printable(f"error: {error}")
+        )
         return 2
 
 
 def _folder(args: argparse.Namespace) -> int:
-    environments = read_environments(args.path)
-    env = environments[choose([env.id for env in environments], args.env)]
+    by_row, problems = environments_by_row(args.path)
+    environments = list(by_row.values())
+    _report(problems, len(environments))
+    position = _chosen([env.id for env in environments], list(by_row), args.env, problems)
     _summary([env.record for env in environments])
     with Sandbox(2, unsafe_exec=args.unsafe_exec) as sandbox:
-        show(env.record, f"{env.id}, level L{env.level}")
-        transcript(env, sandbox)
+        if position is not None:
+            env = environments[position]
+            show(env.record, f"{env.id}, level L{env.level}")
+            transcript(env, sandbox)
         if args.no_validate:
-            return 0
+            return 1 if problems else 0
         found: list[list[Finding]] = []
         with OUT.status("validating") as status:
             for start in range(0, len(environments), CHUNK):
                 part = environments[start : start + CHUNK]
                 found += validate(part, sandbox, allow_echo=args.echo_arguments)
                 status.update(f"validating {len(found)} of {len(environments)}")
-    return _verdict([env.id for env in environments], found, "all checks of tool_env_rl.validate")
+    status = _verdict([env.id for env in environments], found, "all checks of tool_env_rl.validate")
+    return 1 if problems else status
 
 
 def _file(args: argparse.Namespace) -> int:
-    records, problems = read_records(args.path)
-    for problem in problems:
-        OUT.print(escape(f"skipped: {problem}"), style="red", soft_wrap=True)
-    if problems:
-        OUT.print(f"{len(problems)} malformed rows skipped, {len(records)} read")
-    names = [str(row) for row in range(len(records))]
-    record = records[choose(names, args.env)]
+    by_row, problems = read_rows(args.path, parse_line)
+    records, names = list(by_row.values()), [str(row) for row in by_row]
+    _report(problems, len(records))
+    position = _chosen(names, list(by_row), args.env, problems)
     _summary(records)
-    show(record, f"row {args.env}")
-    for name, answers in record.unsolved_set.items():
-        OUT.print(Panel(escape(record.codes.get(name, "no code")), title=escape(f"{name} → {answers}")))
+    if position is not None:
+        record = records[position]
+        show(record, f"row {args.env}")
+        for name, answers in record.unsolved_set.items():
+            OUT.print(Panel(escape(record.codes.get(name, "no code")), title=escape(f"{name} → {answers}")))
     OUT.print("A record alone holds no gold calls; what running them would show is not checked here.")
     if args.no_validate:
-        return 0
+        return 1 if problems else 0
     found = [[*record_findings(record), *_gate_findings(record)] for record in records]
     status = _verdict(names, found, "schema, signature, plan, leak and the static gate")
     return 1 if problems else status
+
+
+def _report(problems: Sequence[RowProblem], read: int) -> None:
+    for problem in problems:
+        OUT.print(escape(f"skipped: {problem}"), style="red", soft_wrap=True)
+    if problems:
+        OUT.print(f"{len(problems)} malformed rows skipped, {read} read")
+
+
+def _chosen(
+    names: Sequence[str], rows: Sequence[int], wanted: str, problems: Sequence[RowProblem]
+) -> int | None:
+    """Position of the environment to show; None, and a word about it, where that row is malformed."""
+    if wanted not in names and wanted in {str(problem.line - 1) for problem in problems}:
+        OUT.print(f"row {wanted} is malformed: the others are checked, none is shown")
+        return None
+    return choose(names, wanted, rows)
 
 
 def _gate_findings(record: EnvRecord) -> list[Finding]:
@@ -125,9 +162,12 @@ def show(record: EnvRecord, title: str) -> None:
     for tool in record.tools:
         function = tool["function"]
         parameters = function.get("parameters", {})
-        required = parameters.get("required", [])
-        keys = sorted(parameters.get("properties", {}), key=lambda key: key not in required)
-        shown = ", ".join(f"{key}*" if key in required else key for key in keys)
+        properties, required = parameters.get("properties", {}), parameters.get("required", [])
+        if isinstance(properties, dict) and isinstance(required, list):
+            keys = sorted(properties, key=lambda key: key not in required)
+            shown = ", ".join(f"{key}*" if key in required else key for key in keys)
+        else:
+            shown = "no valid JSON Schema"
         answers = ", ".join(record.unsolved_set.get(function["name"], []))
         table.add_row(escape(function["name"]), escape(shown), escape(answers))
     OUT.print(table)
@@ -136,8 +176,11 @@ def show(record: EnvRecord, title: str) -> None:
 def transcript(env: Environment, sandbox: Sandbox) -> None:
     OUT.print("gold transcript", style="bold")
     for step in env.steps:
-        result = sandbox.call(env.record.codes[step.tool], step.tool, step.arguments)
         OUT.print(escape(f"{step.id}. {step.question}"))
+        if step.tool not in env.record.codes:
+            OUT.print(escape(f"   {step.tool} has no code"), style="red")
+            continue
+        result = sandbox.call(env.record.codes[step.tool], step.tool, step.arguments)
         OUT.print(escape(f"   {step.tool}({json.dumps(step.arguments, ensure_ascii=False)})"), style="cyan")
         OUT.print(
             escape(f"   [{result.status}] {result.output}"), style="green" if result.status == "ok" else "red"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tool_env_rl.sandbox import worker
+from tool_env_rl.sandbox import jail, worker
 
 Status = Literal["ok", "error", "rejected", "timeout", "killed"]
 
@@ -36,7 +36,9 @@ _START = (
     "import json, sys; sys.path.append(sys.argv[1]); from tool_env_rl.sandbox.worker import main; "
     "main(json.loads(sys.argv[3]), sys.argv[2])"
 )
-_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+# Of an object in memory, as Python prints it: <T object at 0x7f…>, <code object f at 0x7f…, file "…">, cells
+# and weak references. Other texts keep their hexadecimal numbers.
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+(?=>|, file [\"']|: \w+ object at 0x|: empty>|; to '|; dead>)")
 _STATUS: dict[bytes, Status] = {
     worker.OK: "ok", worker.ERROR: "error", worker.REJECTED: "rejected", worker.KILLED: "killed",
     worker.FLOODED: "killed", worker.CPU_TIMEOUT: "timeout", worker.WALL_TIMEOUT: "timeout",
@@ -218,7 +220,7 @@ class Sandbox:
             worker.FLOODED: f"its output has more than {self._output_bytes} bytes",
             worker.KILLED: "it ended its process",
         }
-        text = _ADDRESS.sub("at 0x0", text)  # of an object in memory: differs from run to run
+        text = _ADDRESS.sub("at 0x0", text)  # differs from run to run
         return text if outcome == worker.OK else request.failed(causes.get(outcome, text))
 
     def _start(self) -> _Worker:
@@ -297,7 +299,7 @@ class _Worker:
         self._socket, theirs = socket.socketpair()
         package = Path(__file__).resolve().parents[2]
         paths = [str(package), sysconfig.get_paths()["purelib"]]
-        with theirs:
+        with theirs, jail.fixed_addresses():
             self._process = subprocess.Popen(
                 # -s -P -S: nothing of the user's or the current folder, no site hooks; the hash seed bars -I
                 [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _START, *paths,
