@@ -76,7 +76,7 @@ Matchers side by side, averaged over the sets.
 
 {curves_figure}
 
-What an update costs.
+What an update costs: wall times beside other work, which was not the same for all runs; tokens do not depend on it.
 
 {time}
 
