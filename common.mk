@@ -61,7 +61,7 @@ train: setup  ## train.py with your ARGS, as "--preset pretrained" (small: up to
 	@$(PY) train.py $(ARGS)
 
 ifneq ($(wildcard reproduce.py),)
-reproduce: setup  ## every row of RESULTS.md at small scale, 3 seeds, resumable (up to 60 min)
+reproduce: setup  ## every row of RESULTS.md at small scale, 3 seeds, resumable (1 to 3 h; ARGS=--dry-run)
 	@$(PY) reproduce.py $(ARGS)
 
 tables: setup  ## render RESULTS.md and the README's blocks from results/ (seconds)
