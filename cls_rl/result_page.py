@@ -76,7 +76,8 @@ Matchers side by side, averaged over the sets.
 
 {curves_figure}
 
-What an update costs: wall times beside other work, which was not the same for all runs; tokens do not depend on it.
+What an update costs: wall times beside one other process (the supervised arms: beside more); tokens do not
+depend on it.
 
 {time}
 
