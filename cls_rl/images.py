@@ -86,7 +86,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         image = _scaled_to_8_bits(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if rgba.getextrema()[3][0] < 255:  # else an alpha channel that hides nothing
+        if rgba.getchannel("A").getextrema() != (255, 255):  # else an alpha channel that hides nothing
             notes.append("transparency put on white")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -65,7 +65,8 @@ def run_job(job: Job, status: dict[Job, str], children: list[subprocess.Popen[by
         if not job.done():
             raise RuntimeError(f"{job.name} stopped with exit code {child.returncode}; see {log}")
     if job.kind != "lists":
-        record(job, time.monotonic() - started)
+        if not recorded(job):  # else it was made again for what starts from it
+            record(job, time.monotonic() - started)
         for folder in job.folder.glob("checkpoint-*"):  # a finished run needs its model only
             shutil.rmtree(folder)
 
@@ -80,8 +81,17 @@ def last_line(log: Path) -> str:
     return lines[-1][:90] if lines else ""
 
 
+def records_file(job: Job) -> Path:
+    return RESULTS / ("runs.jsonl" if job.rate is None else "sweep.jsonl")
+
+
+def recorded(job: Job) -> bool:
+    """Whether its file has the run with its present settings."""
+    return any(r["name"] == job.name for r in tables.current(tables.load_records(records_file(job))))
+
+
 def record(job: Job, wall_s: float) -> None:
-    """One line in runs.jsonl (of the sweep: sweep.jsonl), and images and curves beside it."""
+    """One line in `records_file`, and images and curves beside it."""
     manifest = json.loads((job.folder / "manifest.json").read_text(encoding="utf-8"))
     images, curves, n = None, None, TEST_IMAGES
     if job.rate is None:
@@ -93,7 +103,7 @@ def record(job: Job, wall_s: float) -> None:
             evidence.write_curves(evidence.curves_of(job.folder / "metrics.jsonl"), RESULTS / curves)
             keep_contact_sheet(job)
     runs.append_record(
-        RESULTS / ("runs.jsonl" if job.rate is None else "sweep.jsonl"),
+        records_file(job),
         row=job.row,
         preset=SCALE,
         scale=SCALE,

@@ -76,7 +76,7 @@ Matchers side by side, averaged over the sets.
 
 {curves_figure}
 
-What an update costs: wall times beside one other process (the supervised arms: beside more); tokens do not
+What an update costs: wall times beside one other process (full-text SFT: beside three or four); tokens do not
 depend on it.
 
 {time}

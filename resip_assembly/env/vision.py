@@ -82,8 +82,7 @@ class Cameras:
         self._data = mujoco.MjData(self.model)
         self._part_geoms = [np.flatnonzero(self.model.geom_bodyid == body) for body in scene.part_body]
         self._table = np.flatnonzero(self.model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
-        # Four pixels averaged for each of the image: as smooth as OpenGL's own four samples, and in software
-        # three times as fast.
+        # Four pixels averaged for each of the image: as smooth as OpenGL's own four samples, and cheaper.
         self.model.vis.quality.offsamples = 0
         self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, FINER * height)
         self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, FINER * width)

@@ -83,6 +83,13 @@ def test_a_run_of_the_sweep_has_a_file_of_its_own(here: Path) -> None:
     assert not (here / "results" / "runs.jsonl").exists()
 
 
+def test_a_start_that_is_made_again_is_not_recorded_again(here: Path) -> None:
+    finish(TRAIN)
+    reproduce.run_job(TRAIN, {}, [])
+    reproduce.run_job(TRAIN, {}, [])
+    assert len(lines(here / "results" / "runs.jsonl")) == 1
+
+
 def test_what_waits_brings_the_starts_that_are_not_there(here: Path) -> None:
     lists = Job("train", "sft_full_text", "lists_5", ABLATED, 1)
     moved = Job("transfer", "no_thinking", "few_shot", ABLATED, 1)
