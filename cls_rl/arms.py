@@ -23,7 +23,7 @@ SEEDS = (1, 2, 3)
 MAIN_SETS = ("animals", "food")
 ABLATED = "animals"  # the set of the ablations
 SWEPT = "office"  # learning rates are chosen on this set, and nothing is judged on it
-MATRIX_SEED = 1  # of the transfer matrix, over all sets of `data_sets.SETS`
+MATRIX_SEED = 1  # of the transfer matrix: from all sets of `data_sets.SETS` to each other and to `FAR`
 STEPS = 60  # updates of every arm
 LONGER = 3  # times as many of arm no_thinking_long
 TEST_IMAGES = 480  # per test set, evenly over its drawings
@@ -157,11 +157,11 @@ class Job:
     @property
     def tested(self) -> list[str]:
         """Data sets that the final model answers."""
-        if self.kind == "zero":
+        if self.data_set == "all":
             return list(data_sets.SETS if self.setting == "few_shot" else MAIN_SETS)
-        return (
-            [n for n in data_sets.SETS if n != self.data_set] if self.kind == "transfer" else [self.data_set]
-        )
+        if self.kind == "transfer":
+            return [name for name in data_sets.ALL if name != self.data_set]
+        return [self.data_set]
 
     @property
     def stem(self) -> str:
@@ -222,6 +222,7 @@ def blocks() -> dict[Block, list[Job]]:
         Job("train", row, "few_shot", name, MATRIX_SEED)
         for name in data_sets.SETS for row in ZERO
     ]  # fmt: skip
+    far = [Job("zero", row, "few_shot", name, MATRIX_SEED) for name in data_sets.FAR for row in ZERO.values()]
     explaining = [Job("train", row, "few_shot", ABLATED, seed) for row in EXPLAINING for seed in SEEDS]
     return {
         "zero": [
@@ -233,7 +234,7 @@ def blocks() -> dict[Block, list[Job]]:
         "empty": [replace(j, kind="empty", arm=EMPTY) for j in few_shot if j.arm == "thinking"],
         "lists": _with_starts(lists),
         "ablations": ablations,
-        "matrix": _unique([*tuned, *(replace(job, kind="transfer") for job in [*tuned, *explaining])]),
+        "matrix": _unique([*far, *tuned, *(replace(job, kind="transfer") for job in [*tuned, *explaining])]),
     }  # fmt: skip
 
 

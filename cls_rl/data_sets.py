@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -144,18 +145,18 @@ def _kept(name: str, store: str) -> tuple[tuple[Drawing, str, int], ...]:
 def contact_sheet(
     pictures: Sequence[tuple[Image.Image, str]], columns: int = 8, side: int = 96
 ) -> Image.Image:
-    """Pictures in rows with their captions (cut to the cell) below; ValueError for none."""
+    """Pictures in rows with their captions below, on two lines at most (then cut); ValueError for none."""
     if not pictures or columns < 1:
         raise ValueError(f"a contact sheet needs pictures and columns; got {len(pictures)} and {columns}")
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 24)), "white")
+    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 36)), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(pictures):
-        x, y = i % columns * (side + 8) + 4, i // columns * (side + 24) + 4
+        x, y = i % columns * (side + 8) + 4, i // columns * (side + 36) + 4
         sheet.paste(image.resize((side, side)), (x, y))
-        draw.text(
-            (x, y + side + 2), caption[: side // 6].encode("latin-1", "replace").decode("latin-1"), "black"
-        )
+        lines = textwrap.wrap(caption, side // 6, max_lines=2, placeholder="..") or [""]
+        text = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")
+        draw.multiline_text((x, y + side + 2), text, "black", spacing=1)
     return sheet
 
 

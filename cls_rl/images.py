@@ -114,9 +114,13 @@ def smart_size(
 ) -> tuple[int, int]:
     """(width, height) that the processor will use: multiples of `factor`, area within the limits, ratio kept.
 
-    This is `smart_resize` of Qwen's processor; qwen_vl_utils has the same, but needs torchvision to import.
+    This is `smart_resize` of qwen_vl_utils or, where that can not be imported because torchvision is missing,
+    the same function of transformers.
     """
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    try:
+        from qwen_vl_utils.vision_process import smart_resize
+    except ImportError:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(

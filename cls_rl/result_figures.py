@@ -158,7 +158,7 @@ def heat_maps(study: Study) -> Figure:
     if len(shown) == 2:
         shown["No-Thinking minus Thinking"] = shown["No-Thinking"] - shown["Thinking"]
     limit = max(5.0, *(float(np.nanmax(np.abs(matrix))) for matrix in shown.values()))
-    names = list(data_sets.SETS)
+    names, tested = list(data_sets.SETS), list(data_sets.ALL)
     figure = Figure(figsize=(5.0 * len(shown) + 0.6, 5.0), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, (title, matrix) in zip(axes, shown.items(), strict=True):
@@ -167,7 +167,8 @@ def heat_maps(study: Study) -> Figure:
             value = matrix[row, column]
             color = "white" if abs(value) > 0.6 * limit else "black"
             axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
-        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axis.axvline(len(names) - 0.5, color="black", linewidth=1)  # far domains are to the right
+        axis.set_xticks(range(len(tested)), tested, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names), fontsize=8)
         axis.set(title=title, xlabel="tested on")
         axis.grid(visible=False)
@@ -178,11 +179,15 @@ def heat_maps(study: Study) -> Figure:
 
 
 def _matrix(study: Study, method: Method) -> np.ndarray | None:
-    """(sets, sets) points, NaN where a cell is not recorded; None where none is off the diagonal."""
+    """(sets, sets and far domains) points, NaN where a cell is not recorded; None where none is off the
+    diagonal."""
     names = list(data_sets.SETS)
     cells = [
-        [100 * study.change(method, a, b)[0] if study.has_cell(method, a, b) else np.nan for b in names]
+        [
+            100 * study.change(method, a, b)[0] if study.has_cell(method, a, b) else np.nan
+            for b in data_sets.ALL
+        ]
         for a in names
     ]
     matrix = np.array(cells)
-    return matrix if np.isfinite(matrix[~np.eye(len(names), dtype=bool)]).any() else None
+    return matrix if np.isfinite(matrix[~np.eye(*matrix.shape, dtype=bool)]).any() else None

@@ -91,7 +91,8 @@ On {ablated}; the pictures are the same for every length.
 
 {matrix_figure}
 
-Points against the untuned model with the same prompt.
+Points against the untuned model with the same prompt. {far} are a far domain: never tuned on, and left out
+of the mean and of the claims.
 
 Thinking:
 
@@ -176,6 +177,7 @@ def render(here: Path = HERE) -> None:
         time=time_table(study),
         lists=lists_table(study),
         matrix_figure=figure("transfer.png", "Change of accuracy, tuned on against tested on"),
+        far=", ".join(data_sets.FAR).capitalize(),
         thinking=matrix_table(study, "thinking"),
         no_thinking=matrix_table(study, "no_thinking"),
         split=split_table(study),

@@ -205,19 +205,21 @@ def ablations_table(study: Study) -> str:
 
 
 def matrix_table(study: Study, method: Method) -> str:
-    """Points of accuracy against before tuning; row: tuned on, column: tested on; last: mean of the row."""
+    """Points of accuracy against before tuning; row: tuned on, column: tested on. The mean of the row is over
+    the sets that are tuned on too."""
     names = list(data_sets.SETS)
     rows = []
     for tuned in names:
         found = [
             100 * study.change(method, tuned, test)[0] if study.has_cell(method, tuned, test) else None
-            for test in names
+            for test in data_sets.ALL
         ]
-        known = [value for value in found if value is not None]
+        known = [value for value in found[: len(names)] if value is not None]
         if len(known) > (found[names.index(tuned)] is not None):  # the diagonal alone is no transfer
             mean = f"{np.mean(known):+.1f}" if len(known) == len(names) else None
-            rows.append([tuned, *(None if v is None else f"{v:+.1f}" for v in found), mean])
-    headers = ["tuned on \\ tested on", *names, "mean"]
+            shown = [None if v is None else f"{v:+.1f}" for v in found]
+            rows.append([tuned, *shown[: len(names)], mean, *shown[len(names) :]])
+    headers = ["tuned on \\ tested on", *names, "mean", *data_sets.FAR]
     return tables.markdown(headers, rows) if rows else "None recorded yet."
 
 

@@ -33,6 +33,10 @@ def test_the_blocks_are_the_issues_grid() -> None:
     assert {(j.arm, j.data_set) for j in transfers if j.seed == MATRIX_SEED} >= {
         (row, name) for row in ("thinking", "no_thinking") for name in SETS
     }
+    far = [job for job in found["matrix"] if job.kind == "zero"]  # the far domain before tuning
+    assert {(job.arm, job.data_set, *job.tested) for job in far} == {
+        (arm, "digits", "digits") for arm in ("zero_thinking", "zero_no_thinking")
+    }
 
 
 def test_every_job_is_planned_once_and_after_its_start() -> None:
@@ -95,7 +99,7 @@ def test_evaluations_start_from_the_tuned_model_and_keep_its_prompt() -> None:
     assert transfer.start is not None
     assert transfer.config.model.name == f"runs/reproduce/{transfer.start.name}/model"
     assert transfer.config.algo.method == "thinking"
-    assert transfer.tested == [name for name in SETS if name != "food"]
+    assert transfer.tested == [*(name for name in SETS if name != "food"), "digits"]
     empty = Job("empty", arms.EMPTY, "few_shot", "food", 2)
     assert (empty.config.eval.empty_thought, empty.config.algo.method, empty.tested) == (
         True,

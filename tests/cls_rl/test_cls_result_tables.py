@@ -188,7 +188,11 @@ def test_the_matrix_is_in_points_against_the_same_prompt() -> None:
     table = result_tables.matrix_table(Study(e), "thinking").splitlines()
     (row,) = table[2:]
     cells = [c.strip() for c in row.strip("|").split("|")]
-    assert cells == ["food", *[""] * (len(SETS) - 1), "+30.0", ""]  # flags is the last set
+    assert cells == ["food", *[""] * (len(SETS) - 1), "+30.0", "", ""]  # flags, mean, far domain
+    e.cells[Key("few_shot", "thinking", "food", "digits", 1)] = cell(2)
+    e.cells[Key("few_shot", "zero_thinking", "digits", "digits", 1)] = cell(3)
+    row = result_tables.matrix_table(Study(e), "thinking").splitlines()[2]
+    assert [c.strip() for c in row.strip("|").split("|")][-3:] == ["+30.0", "", "-10.0"]
     assert result_tables.matrix_table(Study(e), "no_thinking") == "None recorded yet."
 
 

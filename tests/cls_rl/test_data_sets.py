@@ -112,7 +112,7 @@ def test_transparent_parts_become_paper() -> None:
 def test_show_writes_a_contact_sheet(store: Path, tmp_path: Path, capsys) -> None:
     data_sets.main(["show", "animals", str(tmp_path / "sheet.png")])
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (8 * 104, 2 * 120)  # 6 classes x 2 sides in rows of 8
+        assert sheet.size == (8 * 104, 2 * 132)  # 6 classes x 2 sides in rows of 8
     with pytest.raises(ValueError, match="needs pictures"):
         data_sets.contact_sheet([])
 

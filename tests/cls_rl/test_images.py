@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,14 @@ def test_smart_size_keeps_its_limits(width: int, height: int) -> None:
     w, h = smart_size(width, height)
     assert w % 28 == h % 28 == 0
     assert images.MIN_PIXELS <= w * h <= images.MAX_PIXELS
+
+
+def test_smart_size_asks_qwen_vl_utils_where_it_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = types.ModuleType("qwen_vl_utils.vision_process")
+    vision.smart_resize = lambda height, width, factor, low, high: (height, width + factor + low + high)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "qwen_vl_utils", types.ModuleType("qwen_vl_utils"))
+    monkeypatch.setitem(sys.modules, "qwen_vl_utils.vision_process", vision)
+    assert smart_size(100, 50, 28, 784, 1000) == (100 + 28 + 784 + 1000, 50)
 
 
 def test_smart_size_errors() -> None:
