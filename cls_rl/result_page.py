@@ -14,6 +14,7 @@ from cls_rl.result_tables import (
     base_to_new_table,
     claims_table,
     few_shot_table,
+    headline,
     lists_table,
     matchers_table,
     matrix_table,
@@ -194,3 +195,4 @@ def render(here: Path = HERE) -> None:
     halves = f"Base to new, accuracy on base / new / harmonic mean H:\n\n{base_to_new_table(study)}"
     block = "\n\n".join(filter(None, (few_shot_table(study), halves, short, missing_rows(records))))
     tables.replace_block(here / "README.md", "results", block)
+    tables.replace_block(here.parent / "README.md", "cls-headline", headline(study, verdicts))

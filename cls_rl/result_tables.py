@@ -62,6 +62,21 @@ def claims_table(verdicts: Sequence[Verdict], short: bool = False) -> str:
     return tables.markdown([*headers, *([] if short else ["images, seeds"]), "verdict"], rows)
 
 
+def headline(study: Study, verdicts: Sequence[Verdict]) -> str:
+    """For the root README: the main arms before and after tuning, and every verdict."""
+    halves = {"few-shot": (FEW, ""), "base": (NEW, "base"), "new": (NEW, "new")}
+    parts = []
+    for arm in [*ZERO.values(), *(arm.row for arm in MAIN)]:
+        cells = [percent(study.accuracy(s, arm, (arm,), t)) for s, t in halves.values() if study.sets(s, arm)]
+        if len(cells) == len(halves):
+            parts.append(f"{TITLES[arm]} {' / '.join(map(str, cells))}")
+    words = ", ".join(f"{v.claim} {v.verdict}" for v in verdicts)
+    return (
+        f"CLS-RL at small scale ({len(arms.SEEDS)} seeds), accuracy on {' / '.join(halves)} classes, per "
+        f"cent with 95 % interval: {'; '.join(parts)}. Claims: {words}."
+    )
+
+
 def few_shot_table(study: Study) -> str:
     """Exact accuracy per arm and main set; the average over the sets that the arm has."""
     rows = []

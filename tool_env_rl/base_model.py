@@ -25,12 +25,13 @@ from torch import Tensor
 from shared import checkpoint, tiny
 from shared.pretrained import cache_root
 from shared.seeding import derive_seed
-from tool_env_rl import demonstrations, toy_language
+from tool_env_rl import demonstrations, environment_sets, toy_language
 from tool_env_rl.config import Config
 from tool_env_rl.records import Environment
 from tool_env_rl.sandbox import Sandbox
+from tool_env_rl.variation import Variation
 
-VERSION = 1  # of language and demonstrations: raise it when a cached model no longer fits the code
+VERSION = 2  # of language and demonstrations: raise it when a cached model no longer fits the code
 Progress = Callable[[str, float], None]  # (stage, done in [0, 1])
 Example = tuple[list[int], list[bool]]  # token ids, which of them are the assistant's
 REPORT_FILE = "base.json"
@@ -42,7 +43,7 @@ GENERAL_TOKENS = 13  # of such a task, about
 
 def folder_of(cfg: Config) -> Path:
     """Where the base model of this config is kept."""
-    sizes = asdict(cfg.model) | asdict(cfg.base) | {"train": cfg.data.train, "levels": cfg.data.levels}
+    sizes = asdict(cfg.model) | asdict(cfg.base)
     sizes |= {"seed": cfg.run.seed, "version": VERSION, "words": toy_language.words()}
     sizes |= {"template": toy_language.CHAT_TEMPLATE}
     sizes.pop("gate")
@@ -50,15 +51,14 @@ def folder_of(cfg: Config) -> Path:
     return cache_root() / "tool_env_rl" / f"base-{digest}"
 
 
-def load_or_train(
-    cfg: Config, environments: Sequence[Environment], sandbox: Sandbox, on_progress: Progress
-) -> Path:
+def load_or_train(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> Path:
     """The folder of the trained base model; made where neither the repository nor the cache has it."""
     folder = folder_of(cfg)
     for kept in (SHIPPED / folder.name, folder):
         if checkpoint.problem(kept) is None:
             return kept
     folder.parent.mkdir(parents=True, exist_ok=True)
+    environments = environment_sets.for_base(cfg, sandbox, on_progress)
     model, tokenizer, losses = train(cfg, environments, sandbox, on_progress)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     try:
@@ -139,9 +139,10 @@ def tool_examples(
 def _batches(cfg: Config, tokenizer: Any, examples: list[Example]) -> Iterator[list[Example]]:
     """Endless batches, either of demonstrations of similar length or of tasks without tools: little padding.
 
-    The first `base.general_first` are of the latter. Names are exchanged anew each time.
+    The first `base.general_first` are of the latter. Demonstrations are varied anew each time.
     """
     rng = random.Random(derive_seed(cfg.run.seed, "base batches"))
+    vary = Variation(tokenizer)
     size, general_every = cfg.base.batch_size, round(1 / cfg.base.general_share)
     order: list[Example] = []
     pending: list[list[Example]] = []
@@ -155,7 +156,7 @@ def _batches(cfg: Config, tokenizer: Any, examples: list[Example]) -> Iterator[l
             taken = sorted((order.pop() for _ in range(POOL * size)), key=lambda example: len(example[0]))
             pending = [taken[i : i + size] for i in range(0, len(taken), size)]
             rng.shuffle(pending)
-        yield [(demonstrations.exchange(tokenizer, ids, rng), mask) for ids, mask in pending.pop()]
+        yield [(vary(ids, rng), mask) for ids, mask in pending.pop()]
 
 
 def general_example(tokenizer: Any, rng: random.Random) -> Example:

@@ -1,12 +1,11 @@
 """Demonstrations of a noisy oracle, and three tasks without tools (sheet §7.5).
 
 The oracle makes all gold calls that are ready, reads the results, goes on, and answers. 65 % of its turns are
-right; 35 % hold one of six errors. The errors are habits (D9): half of the relations are asked wrongly in
-60 % of the turns, always in the same way, the others in 10 %, in any way. Errors without a pattern would
-vanish from a model that decodes greedily, and nothing would be left for RL to correct.
+right; 35 % hold one of six errors. The errors are habits (D9): 14 of the 24 relations are asked wrongly in
+60 % of the turns, always in the same way. Errors without a pattern would vanish from a model that decodes
+greedily, and nothing would be left for RL to correct.
 
-The calls are executed. Names are exchanged within their type afterwards, token by token, so that one
-environment gives many demonstrations and no fact can be learnt by heart.
+The calls are executed. `variation.py` makes a new demonstration of each one whenever it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +24,17 @@ from tool_env_rl.sandbox import Sandbox
 
 ErrorKind = Literal["wrong_tool", "wrong_argument", "redundant", "early_stop", "direct_answer", "malformed"]
 ERRORS: tuple[ErrorKind, ...] = get_args(ErrorKind)
-HABIT_NOISE, OTHER_NOISE = 0.6, 0.1  # half of the relations each: 35 % on average
+# How many relations have which habit. A wrong argument is any other name, so that it vanishes all the same;
+# broken JSON is rare because 90 % of the turns must parse (gate.py).
+HABITS: dict[ErrorKind, int] = {
+    "wrong_tool": 5,
+    "wrong_argument": 1,
+    "redundant": 2,
+    "early_stop": 2,
+    "direct_answer": 3,
+    "malformed": 1,
+}
+HABIT_NOISE = 0.6  # of these 14 of 24: 35 % on average
 MAX_TURNS = 8  # §7.4; the authors' 20
 GIVE_UP = "I can not find it ."
 GENERAL_TASKS = ("copy", "reverse", "add")
@@ -33,11 +42,11 @@ Habits = dict[str, ErrorKind]
 
 
 def habits(seed: int) -> Habits:
-    """Relations that the oracle asks wrongly most of the time, and how: every error twice, 12 of the 24."""
+    """Relations that the oracle asks wrongly most of the time, and how."""
     rng = random.Random(derive_seed(seed, "habits"))
     relations = sorted(row[0] for row in RELATION_TABLE)
     rng.shuffle(relations)
-    kinds = list(ERRORS) * 2
+    kinds = [kind for kind, count in HABITS.items() for _ in range(count)]
     return dict(zip(relations, kinds, strict=False))
 
 
@@ -109,10 +118,7 @@ def _relation(step: GoldStep) -> str:
 
 def _drawn_error(ready: Sequence[GoldStep], known: Habits, rng: random.Random) -> ErrorKind | None:
     habit = known.get(_relation(ready[0]))
-    chance = HABIT_NOISE if habit else OTHER_NOISE
-    if rng.random() >= chance:
-        return None
-    return habit or rng.choice(ERRORS)
+    return habit if habit and rng.random() < HABIT_NOISE else None
 
 
 def _turn(
@@ -126,55 +132,41 @@ def _turn(
     if error == "early_stop":
         return Turn(stop=GIVE_UP), set()
     if error == "direct_answer":
-        return Turn(stop=_guess(env, rng)), set()
+        return Turn(stop=str(calls[0].arguments[_subject_key(calls[0])])), set()
     if error == "malformed":
         return Turn((calls[0],), broken=True), set()
     if error == "redundant":
         return Turn((calls[0], *calls)), solved
-    spoilt = _wrong_tool(env, calls[0], rng) if error == "wrong_tool" else _wrong_argument(env, calls[0], rng)
+    spoilt = _wrong_tool(env, ready[0], rng) if error == "wrong_tool" else _wrong_argument(calls[0], rng)
     return Turn((spoilt, *calls[1:])), solved - {ready[0].id}
 
 
-def _wrong_tool(env: Environment, call: ToolCall, rng: random.Random) -> ToolCall:
-    """Another tool of the set, asked as its own document wants, about what the right one was asked."""
-    others = [tool["function"] for tool in env.record.tools if tool["function"]["name"] != call.name]
-    if not others:
-        return _wrong_argument(env, call, rng)
-    other = rng.choice(others)
-    given = str(call.arguments[_subject_key(call)])
-    arguments: dict[str, Any] = {}
-    for key, schema in other["parameters"]["properties"].items():
-        if key in ("relation", "operation"):
-            arguments[key] = rng.choice(schema["enum"])
-        elif key in other["parameters"]["required"]:
-            number = schema["type"] == "integer"
-            arguments[key] = int(rng.choice(procedural().entities["number"])) if number else given
-    return ToolCall(other["name"], arguments)
+def _wrong_tool(env: Environment, step: GoldStep, rng: random.Random) -> ToolCall:
+    """What else the subject has: the next relation of its type that a tool offers, or another name."""
+    call = ToolCall(step.tool, dict(step.arguments))
+    kind = _subject_key(call)
+    alike = [row[0] for row in RELATION_TABLE if row[1] == kind]
+    at = alike.index(_relation(step))
+    for other in (*alike[at + 1 :], *alike[:at]):
+        for tool in (tool["function"] for tool in env.record.tools):
+            if other in tool["parameters"]["properties"].get("relation", {}).get("enum", ()):
+                return ToolCall(tool["name"], {"relation": other, kind: call.arguments[kind]})
+            if tool["name"] == f"{other}_finder":
+                return ToolCall(tool["name"], {kind: call.arguments[kind]})
+    return _wrong_argument(call, rng)
 
 
-def _wrong_argument(env: Environment, call: ToolCall, rng: random.Random) -> ToolCall:
-    """The same tool about another entity or other numbers."""
+def _wrong_argument(call: ToolCall, rng: random.Random) -> ToolCall:
+    """The same tool about another entity."""
     arguments = dict(call.arguments)
     key = _subject_key(call)
-    if _numeric(call):
-        arguments[key] = int(rng.choice(procedural().entities["number"]))
-    else:
-        kind = next(names for names in procedural().entities.values() if arguments[key] in names)
-        arguments[key] = rng.choice([name for name in kind if name != arguments[key]])
+    kind = next(names for names in procedural().entities.values() if arguments[key] in names)
+    arguments[key] = rng.choice([name for name in kind if name != arguments[key]])
     return ToolCall(call.name, arguments)
 
 
 def _subject_key(call: ToolCall) -> str:
     return next(key for key in call.arguments if key not in ("relation", "operation"))
-
-
-def _numeric(call: ToolCall) -> bool:
-    return "first" in call.arguments
-
-
-def _guess(env: Environment, rng: random.Random) -> str:
-    kinds = [names for names in procedural().entities.values() if env.record.answer in names]
-    return rng.choice((kinds or [procedural().entities["number"]])[0])
 
 
 def execute(
@@ -252,13 +244,3 @@ def general_example(task: str, rng: random.Random) -> tuple[str, str]:
 
 def _digits(number: int) -> str:
     return " ".join(str(number))
-
-
-def exchange(tokenizer: Any, ids: Sequence[int], rng: random.Random) -> list[int]:
-    """The ids with all names exchanged within their type; numbers stay, for results depend on them."""
-    mapping: dict[int, int] = {}
-    for kind, names in procedural().entities.items():
-        if kind != "number":
-            known = tokenizer.convert_tokens_to_ids(list(names))
-            mapping |= dict(zip(known, rng.sample(known, len(known)), strict=True))
-    return [mapping.get(token, token) for token in ids]

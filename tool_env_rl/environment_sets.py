@@ -35,14 +35,10 @@ FORMAT = 1  # raise it when the pipeline builds other environments for the same 
 
 @dataclass(frozen=True)
 class Sets:
-    """Records to train on and to test on; `gold` where they were built, else empty.
-
-    train_gold is what the base model is shown; train is what RL samples from.
-    """
+    """Records that RL samples from and that are tested on; `gold` where they were built, else empty."""
 
     train: list[EnvRecord]
     test: list[EnvRecord]
-    train_gold: list[Environment]
     dev_gold: list[Environment]
     test_gold: list[Environment]
     chains_gold: list[Environment]
@@ -51,13 +47,14 @@ class Sets:
 
 def settings(cfg: Config) -> dict[str, BuildSettings]:
     """What is built for each set; the test sets do not depend on the run's seed."""
-    train_seed = derive_seed(cfg.run.seed, "train") % 2**31
-    train = BuildSettings(cfg.data.train, seed=train_seed, levels=cfg.data.levels)
-    other = {"levels": cfg.data.rl_levels, "scenarios": cfg.data.rl_scenarios}
-    changed = {name: value for name, value in other.items() if value}
+    train = BuildSettings(
+        cfg.data.train,
+        seed=derive_seed(cfg.run.seed, "train") % 2**31,
+        levels=cfg.data.levels,
+        scenarios=cfg.data.scenarios,
+    )
     wanted = {
         "train": None if cfg.data.train_file else train,
-        "rl": replace(train, **changed) if changed else None,
         "dev": BuildSettings(cfg.data.dev, seed=1) if cfg.data.dev and cfg.model.name == TOY else None,
         "test": (
             BuildSettings(cfg.data.test, seed=2, split="test")
@@ -83,15 +80,23 @@ def load(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> Sets:
         ValueError: a file without a usable row.
     """
     built = {name: _built(wanted, name, sandbox, on_progress) for name, wanted in settings(cfg).items()}
-    gold = {f"{name}_gold": built.get(name, []) for name in ("train", "dev", "test", "chains")}
-    train = [env.record for env in built.get("rl", gold["train_gold"])]
+    gold = {f"{name}_gold": built.get(name, []) for name in ("dev", "test", "chains")}
     if cfg.data.train_file:
         train = _read(cfg.data.train_file, cfg.data.train)
+    else:
+        train = [env.record for env in built["train"]]
     test = [env.record for env in gold["test_gold"]]
     if cfg.data.test_file:
         test = _read(cfg.data.test_file, cfg.data.test)
     levels = {level: built[f"level-{level}"] for level in LEVELS if f"level-{level}" in built}
     return Sets(train, test, **gold, levels_gold=levels)
+
+
+def for_base(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:
+    """What the base model is shown; RL and the tests have others."""
+    seed = derive_seed(cfg.run.seed, "base environments") % 2**31
+    wanted = BuildSettings(cfg.base.environments, seed=seed, levels=cfg.base.levels)
+    return _built(wanted, "base model's", sandbox, on_progress)
 
 
 def leaky(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:

@@ -189,7 +189,7 @@ def main(cfg: Config, model_name: str) -> None:
             print(f"one row per episode: {path}")
             return
         if model_name == BASE:
-            folder = base_model.load_or_train(cfg, sets.train_gold, sandbox, bar.update)
+            folder = base_model.load_or_train(cfg, sandbox, bar.update)
         else:
             inside = Path(model_name, "model")
             folder = inside if inside.is_dir() else Path(model_name)

@@ -113,7 +113,7 @@ def main(cfg: Config) -> None:
     """Train the base model of a config where it is not kept, and print what the gate says."""
     with Sandbox(unsafe_exec=cfg.data.unsafe_exec) as sandbox, StageBar() as bar:
         sets = environment_sets.load(cfg, sandbox, bar.update)
-        folder = base_model.load_or_train(cfg, sets.train_gold, sandbox, bar.update)
+        folder = base_model.load_or_train(cfg, sandbox, bar.update)
         model, tokenizer = gpu.load_causal_lm(folder)
         report = measure(model, tokenizer, cfg, sets.dev_gold, sandbox, bar.turns("gate"))
     enforce(report, "report")

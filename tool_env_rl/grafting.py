@@ -72,7 +72,7 @@ def main(cfg: Config) -> None:
     seed, out = cfg.run.seed, Job("layers", cfg.run.seed).folder
     with Sandbox(unsafe_exec=cfg.data.unsafe_exec) as sandbox, StageBar() as bar:
         sets = environment_sets.load(cfg, sandbox, bar.update)
-        base = base_model.load_or_train(cfg, sets.train_gold, sandbox, bar.update)
+        base = base_model.load_or_train(cfg, sandbox, bar.update)
         trained, control = map(final_model, arms.compared(Job("layers", seed)))
         with Weights(str(base)) as before, Weights(str(trained)) as after, Weights(str(control)) as coin:
             report = compare(before, after, coin)

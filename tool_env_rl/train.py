@@ -97,7 +97,7 @@ def main(cfg: Config) -> None:
 def start_folder(cfg: Config, sets: Sets, sandbox: Sandbox, bar: StageBar) -> str:
     """Folder or hub id of the model that RL starts from."""
     if cfg.model.name == TOY:
-        return str(base_model.load_or_train(cfg, sets.train_gold, sandbox, bar.update))
+        return str(base_model.load_or_train(cfg, sandbox, bar.update))
     return str(smollm2()) if cfg.model.name == "smollm2" else cfg.model.name
 
 

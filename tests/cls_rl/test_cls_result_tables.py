@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cls_rl import arms, evidence, resampling, result_figures, result_page, result_tables
-from cls_rl.arms import SWEPT, Job
+from cls_rl.arms import MAIN, SWEPT, ZERO, Job
 from cls_rl.data_sets import SETS
 from cls_rl.evidence import Cell, Evidence, Key
 from cls_rl.study import Study
@@ -84,6 +84,8 @@ def write(here: Path, jobs: Sequence[Job], swept: Sequence[Job] = (), dirty: str
     (results / "sweep.jsonl").write_text(text)
     shutil.copy(PAPER, results / "paper.csv")
     (here / "README.md").write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    root = "<!-- cls-headline:begin -->\nold\n<!-- cls-headline:end -->\n"
+    (here.parent / "README.md").write_text(root)
 
 
 def contents(here: Path) -> dict[str, bytes]:
@@ -97,15 +99,18 @@ def section(text: str, title: str) -> str:
 
 
 def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
-    write(tmp_path, arms.jobs(), arms.sweep())
-    first = contents(tmp_path)
-    assert contents(tmp_path) == first
+    write(tmp_path / "cls_rl", arms.jobs(), arms.sweep())
+    first = contents(tmp_path / "cls_rl")
+    assert contents(tmp_path / "cls_rl") == first
     assert set(first) == {"RESULTS.md", "README.md", "few-shot.png", "curves.png", "transfer.png"}
     for name, data in first.items():
         assert not name.endswith("png") or 10_000 < len(data) < 300_000, name
     text = first["RESULTS.md"].decode()
     assert "None recorded yet" not in text
     assert "Not recorded yet" not in text
+    headline = (tmp_path / "README.md").read_text()
+    assert "CLS-RL at small scale (3 seeds)" in headline
+    assert headline.count(" / ") == 2 + 2 * (len(ZERO) + len(MAIN))
     assert "nan" not in text.split("## The paper's numbers")[0].lower().replace("finance", "")
     claimed = section(text, "Claims")
     for claim in (*range(1, 10), *range(13, 17)):
@@ -138,8 +143,8 @@ def test_everything_is_rendered_and_twice_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 30])
 def test_half_a_plan_renders_and_says_what_is_missing(tmp_path: Path, count: int) -> None:
     planned = [job for job in arms.jobs() if job.kind != "lists"]
-    write(tmp_path, planned[:count])
-    text = contents(tmp_path)["RESULTS.md"].decode()
+    write(tmp_path / "cls_rl", planned[:count])
+    text = contents(tmp_path / "cls_rl")["RESULTS.md"].decode()
     assert "Not recorded yet: `" in text
     assert "`matrix` (" in text
     assert "None recorded yet: `python reproduce.py --sweep`." in text
@@ -150,8 +155,8 @@ def test_half_a_plan_renders_and_says_what_is_missing(tmp_path: Path, count: int
 def test_a_matrix_with_holes_is_shown_but_not_judged(tmp_path: Path) -> None:
     found = arms.blocks()
     some = [job for job in found["matrix"] if job.data_set in ("animals", "food") and job.seed == 1]
-    write(tmp_path, [*found["zero"], *some])
-    first = contents(tmp_path)
+    write(tmp_path / "cls_rl", [*found["zero"], *some])
+    first = contents(tmp_path / "cls_rl")
     assert "transfer.png" in first
     text = first["RESULTS.md"].decode()
     assert "| food " in section(text, "Free lunch: the transfer matrix")

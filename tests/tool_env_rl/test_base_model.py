@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shared import gpu
-from tool_env_rl import base_model, demonstrations, gate, general_tasks, toy_language
+from tool_env_rl import base_model, demonstrations, environment_sets, gate, general_tasks, toy_language
 from tool_env_rl.config import PRESETS
 from tool_env_rl.knowledge_base import procedural
 from tool_env_rl.protocol import parse_response
@@ -24,13 +24,31 @@ def tokenizer():
     return toy_language.tokenizer()
 
 
-def test_habits_are_half_of_the_relations_and_every_error_twice() -> None:
+def test_habits_are_fourteen_relations_with_every_error() -> None:
     known = demonstrations.habits(0)
-    assert len(known) == 12
-    assert Counter(known.values()) == dict.fromkeys(demonstrations.ERRORS, 2)
+    assert len(known) == 14
+    assert Counter(known.values()) == demonstrations.HABITS
+    assert set(demonstrations.HABITS) == set(demonstrations.ERRORS)
     assert known != demonstrations.habits(1)
-    average = (demonstrations.HABIT_NOISE + demonstrations.OTHER_NOISE) / 2
-    assert average == pytest.approx(0.35)  # §7.5
+    assert demonstrations.HABIT_NOISE * len(known) / 24 == pytest.approx(0.35)  # §7.5
+
+
+def test_a_third_of_the_turns_is_wrong_and_no_relation_without_a_habit(
+    toy_environments: list[Environment],
+) -> None:
+    known, wrong, turns = demonstrations.habits(0), 0, 0
+    for env in toy_environments:
+        gold = {(s.tool, str(s.arguments)) for s in env.steps}
+        for seed in range(40):
+            first = demonstrations.plan(env, known, random.Random(seed)).turns[0]
+            called = [(call.name, str(call.arguments)) for call in first.calls]
+            right = (
+                bool(called) and not first.broken and set(called) <= gold and len(set(called)) == len(called)
+            )
+            if demonstrations._relation(env.steps[0]) not in known:
+                assert right
+            wrong, turns = wrong + (not right), turns + 1
+    assert 0.2 < wrong / turns < 0.5
 
 
 def test_without_noise_the_oracle_solves_everything(toy_environments: list[Environment]) -> None:
@@ -57,7 +75,10 @@ def test_each_error_is_what_it_says(toy_environments: list[Environment], kind: s
     called = [(call.name, call.arguments) for call in first.calls]
     gold = (step.tool, step.arguments)
     if kind == "wrong_tool":
-        assert called[0][0] != step.tool
+        assert called != [gold]
+        assert called[0][1].get("relation") != step.arguments.get("relation") or called[0][0] == step.tool
+        again = [demonstrations.plan(env, every, random.Random(seed)).turns[0] for seed in range(50)]
+        assert len({str(turn.calls) for turn in again}) == 2  # the right one, and always the same wrong one
     elif kind == "wrong_argument":
         assert called[0][0] == step.tool
         assert called[0][1] != step.arguments
@@ -68,17 +89,17 @@ def test_each_error_is_what_it_says(toy_environments: list[Environment], kind: s
     elif kind == "early_stop":
         assert first.stop == demonstrations.GIVE_UP
     else:
-        assert first.stop not in (None, demonstrations.GIVE_UP)
+        assert first.stop in step.arguments.values()
         assert not first.calls
 
 
 def test_rendered_turns_are_the_assistants_and_parse(
     tokenizer, toy_environments: list[Environment], tools_sandbox: Sandbox
 ) -> None:
+    relations = [row.name for row in procedural().relations]
+    known = dict(zip(relations, demonstrations.ERRORS * 4, strict=True))
     planned = [
-        demonstrations.plan(env, demonstrations.habits(0), random.Random(seed))
-        for env in toy_environments
-        for seed in range(6)
+        demonstrations.plan(env, known, random.Random(seed)) for env in toy_environments for seed in range(6)
     ]
     demonstrations.execute(planned, tools_sandbox)
     broken = 0
@@ -103,17 +124,6 @@ def test_rendered_turns_are_the_assistants_and_parse(
     assert broken
 
 
-def test_exchange_keeps_types_numbers_and_everything_else(tokenizer) -> None:
-    people, cities = (procedural().entities[kind] for kind in ("person", "city"))
-    words = ["What", people[0], cities[3], "42", "city_index", people[0]]
-    ids = tokenizer.convert_tokens_to_ids(words)
-    new = tokenizer.convert_ids_to_tokens(demonstrations.exchange(tokenizer, ids, random.Random(1)))
-    assert new[1] in people
-    assert new[2] in cities
-    assert new[1] == new[5] != words[1]
-    assert [new[i] for i in (0, 3, 4)] == ["What", "42", "city_index"]
-
-
 def test_general_examples_are_right() -> None:
     for task in demonstrations.GENERAL_TASKS:
         for question, answer in general_tasks.examples(task, 50, seed=0):
@@ -133,24 +143,22 @@ def test_labels_hold_the_assistants_tokens_only() -> None:
 
 
 def test_base_is_trained_once_and_cached(
-    toy_environments: list[Environment],
-    tools_sandbox: Sandbox,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tools_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIVE_RL_CACHE", str(tmp_path))
     smoke = PRESETS["smoke"]
     cfg = replace(smoke, base=replace(smoke.base, tokens=12_000, demonstrations=1))
     stages = []
-    folder = base_model.load_or_train(cfg, toy_environments, tools_sandbox, lambda s, d: stages.append(s))
+    folder = base_model.load_or_train(cfg, tools_sandbox, lambda s, d: stages.append(s))
     assert "demonstrations" in stages
     losses = [float(stage.rpartition(" ")[2]) for stage in stages if "loss" in stage]
     assert losses[-1] < losses[0] - 0.3
     first = gpu.load_causal_lm(folder)[0].state_dict()
     stages.clear()
-    assert base_model.load_or_train(cfg, toy_environments, tools_sandbox, stages.append) == folder  # type: ignore[arg-type]
+    assert base_model.load_or_train(cfg, tools_sandbox, stages.append) == folder  # type: ignore[arg-type]
     assert stages == []
-    again, _, _ = base_model.train(cfg, toy_environments, tools_sandbox, lambda s, d: None)
+    shown = environment_sets.for_base(cfg, tools_sandbox, lambda s, d: None)
+    again, _, _ = base_model.train(cfg, shown, tools_sandbox, lambda s, d: None)
     assert all(torch.equal(value, first[name]) for name, value in again.state_dict().items())
     other = replace(cfg, run=replace(cfg.run, seed=1))
     assert base_model.folder_of(other) != folder
@@ -160,7 +168,7 @@ def test_base_is_trained_once_and_cached(
 
 def test_the_shipped_model_is_the_one_that_preset_small_starts_from(tools_sandbox: Sandbox) -> None:
     """Fails when settings, language or template change: then train it anew and ship it."""
-    folder = base_model.load_or_train(PRESETS["small"], [], tools_sandbox, lambda s, d: None)
+    folder = base_model.load_or_train(PRESETS["small"], tools_sandbox, lambda s, d: None)
     assert folder.parent == base_model.SHIPPED
     model, _ = gpu.load_causal_lm(folder)
     tokenizer = toy_language.tokenizer()

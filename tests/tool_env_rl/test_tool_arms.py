@@ -39,8 +39,8 @@ def test_arms_differ_from_grpo_in_what_their_name_says() -> None:
         "precision": {"algo.reward": "precision"},
         "rate": {"algo.reward": "rate"},
         "pr": {"algo.reward": "pr"},
-        "unscaled": {"data.rl_levels": [0]},
-        "one_scenario": {"data.rl_scenarios": ["single_hop"]},
+        "unscaled": {"data.levels": [0]},
+        "one_scenario": {"data.scenarios": ["single_hop"]},
         "multi_turn": {"algo.mode": "multi_turn"},
         "thinking_grpo": thinking,
     }.items():

@@ -147,7 +147,7 @@ def test_controls_play_the_echo_attack_on_leaky_tools(
 ) -> None:
     monkeypatch.setenv("FIVE_RL_CACHE", str(tmp_path))
     cfg = replace(SMALL, data=replace(SMALL.data, dev=4))
-    sets = environment_sets.Sets([], [], [], [], toy_environments, [], {})
+    sets = environment_sets.Sets([], [], [], toy_environments, [], {})
     with StageBar() as bar:
         found = eval.run_controls(cfg, sets, tools_sandbox, bar)
     assert list(found) == ["oracle", "silent", "shotgun", "echo", evaluation.LEAKY]
