@@ -96,7 +96,7 @@ def for_base(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Envir
     """What the base model is shown; RL and the tests have others."""
     seed = derive_seed(cfg.run.seed, "base environments") % 2**31
     wanted = BuildSettings(cfg.base.environments, seed=seed, levels=cfg.base.levels)
-    return _built(wanted, "base model's", sandbox, on_progress)
+    return _built(wanted, "base", sandbox, on_progress)
 
 
 def leaky(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:
