@@ -166,7 +166,9 @@ def heat_maps(study: Study) -> Figure:
         for row, column in np.argwhere(np.isfinite(matrix)):
             value = matrix[row, column]
             color = "white" if abs(value) > 0.6 * limit else "black"
-            axis.text(column, row, str(round(value)), ha="center", va="center", fontsize=7, color=color)
+            axis.text(
+                column, row, str(round(float(value))), ha="center", va="center", fontsize=7, color=color
+            )
         axis.axvline(len(names) - 0.5, color="black", linewidth=1)  # far domains are to the right
         axis.set_xticks(range(len(tested)), tested, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names), fontsize=8)

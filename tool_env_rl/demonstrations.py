@@ -46,7 +46,7 @@ def habits(seed: int) -> Habits:
     rng = random.Random(derive_seed(seed, "habits"))
     relations = sorted(row[0] for row in RELATION_TABLE)
     rng.shuffle(relations)
-    kinds = [kind for kind, count in HABITS.items() for _ in range(count)]
+    kinds: list[ErrorKind] = [kind for kind, count in HABITS.items() for _ in range(count)]
     return dict(zip(relations, kinds, strict=False))
 
 

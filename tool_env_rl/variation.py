@@ -36,7 +36,7 @@ class Variation:
         self._alike = [*map(ids_of, entities), *general]
         self._general = {tool: group[0] for group in general for tool in group}  # tool -> its type
         self._relations = frozenset(ids_of([row[0] for row in RELATION_TABLE]))
-        self._operations, self._optional = frozenset(ids_of(OPERATIONS)), frozenset(ids_of(OPTIONAL))
+        self._operations, self._optional = frozenset(ids_of(OPERATIONS)), frozenset(ids_of([*OPTIONAL]))
         self._system, self._user, self._end, self._call = ids_of(("<system>", "<user>", ";", CALL_START))
 
     def __call__(self, ids: Sequence[int], rng: random.Random) -> list[int]:
