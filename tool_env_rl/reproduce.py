@@ -1,7 +1,7 @@
 """Run every row of RESULTS.md and render it: the arms of `arms.py` x seeds, then the claims.
 
-    python reproduce.py              # base models, gate, all rows on two workers; finished rows are kept
-    python reproduce.py grpo layers  # base models, gate, and only these rows
+    python reproduce.py              # base models, gate, all rows that claims need, two workers; resumable
+    python reproduce.py grpo layers  # base models, gate, and only these rows; `arms.OPTIONAL` must be named
     python reproduce.py --dry-run    # the plan: every command, time, and what is done already
     python reproduce.py --tables     # only render the tables and figures from results/
 
@@ -29,7 +29,18 @@ from rich.live import Live
 
 from shared import checkpoint, config, runs, tables
 from tool_env_rl import evaluation, evidence, gate, report
-from tool_env_rl.arms import HERE, SCALE, SEEDS, SPARE_SEEDS, Job, base_jobs, compared, jobs, layer_jobs
+from tool_env_rl.arms import (
+    HERE,
+    OPTIONAL,
+    SCALE,
+    SEEDS,
+    SPARE_SEEDS,
+    Job,
+    base_jobs,
+    compared,
+    jobs,
+    layer_jobs,
+)
 
 RESULTS = HERE / "results"
 WORKERS = 2
@@ -195,8 +206,8 @@ def reproduce(rows: Collection[str]) -> None:
 
 
 def chosen(planned: Sequence[Job], rows: Collection[str]) -> list[Job]:
-    """Those of `rows`, or all where none is named."""
-    return [job for job in planned if not rows or job.row in rows]
+    """Those of `rows`; where none is named, all but the optional ones."""
+    return [job for job in planned if (job.row in rows if rows else job.row not in OPTIONAL)]
 
 
 def plan(todo: Sequence[Job]) -> None:
