@@ -112,14 +112,15 @@ def read_text(path: Path) -> str:
 def smart_size(
     width: int, height: int, factor: int = FACTOR, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """(width, height) that the processor will use: multiples of `factor`, area within the limits, ratio kept.
+    """(width, height) for Qwen's processor: multiples of `factor`, area within the limits, ratio kept.
 
-    This is `smart_resize` of qwen_vl_utils or, where that can not be imported because torchvision is missing,
-    the same function of transformers.
+    This is `smart_resize` of qwen_vl_utils or, where that can not be imported for lack of a fitting
+    torchvision, transformers' own. The two differ for a side below `factor` only, where qwen_vl_utils first
+    raises it.
     """
     try:
         from qwen_vl_utils.vision_process import smart_resize
-    except ImportError:
+    except (ImportError, RuntimeError):
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -70,10 +70,11 @@ def headline(study: Study, verdicts: Sequence[Verdict]) -> str:
         cells = [percent(study.accuracy(s, arm, (arm,), t)) for s, t in halves.values() if study.sets(s, arm)]
         if len(cells) == len(halves):
             parts.append(f"{TITLES[arm]} {' / '.join(map(str, cells))}")
-    words = ", ".join(f"{v.claim} {v.verdict}" for v in verdicts)
+    counted = Counter(f"{v.claim} {v.verdict}" for v in verdicts)
+    words = ", ".join(text if count == 1 else f"{text} ({count} times)" for text, count in counted.items())
     return (
         f"CLS-RL at small scale ({len(arms.SEEDS)} seeds), accuracy on {' / '.join(halves)} classes, per "
-        f"cent with 95 % interval: {'; '.join(parts)}. Claims: {words}."
+        f"cent with 95 % interval: {'; '.join(parts) or 'no run yet'}. Claims: {words or 'none judged yet'}."
     )
 
 

@@ -19,7 +19,7 @@ SCALE = "small"
 SEEDS = (1, 2, 3)
 SPARE_SEEDS = (4, 5, 6)  # take the place, in order, of seeds whose base model does not meet the gate
 LEVEL_ENVIRONMENTS = 100  # per complexity level, for the base model
-OPTIONAL = ("unscaled", "one_scenario", "thinking_grpo")  # run where named; no claim needs them
+OPTIONAL = ("unscaled", "one_scenario", "multi_turn", "thinking_grpo")  # run where named; no claim needs them
 # Seconds on one thread beside another process, from recorded runs; only for the plan.
 SECONDS = {"controls": 40, "base": 1000, "train": 260, "layers": 140}
 LONGER = {"multi_turn": 3.0, "thinking_grpo": 1.5}  # times SECONDS["train"]

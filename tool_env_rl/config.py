@@ -49,7 +49,7 @@ class Data:
     train: int = 2215  # [NOTE] built environments, or at most so many rows
     dev: int = 40
     test: int = 200  # [NOTE] 50 per scenario
-    # Complexity and scenarios of the training environments, taken in turn; dev and test: all scenarios, L4.
+    # Complexity and scenarios of built training environments, taken in turn; dev and test: all scenarios, L4.
     levels: tuple[int, ...] = (4,)
     scenarios: tuple[str, ...] = SCENARIOS
     max_prompt_tokens: int = 16_384  # [CODE] longer states are left out
@@ -61,9 +61,9 @@ class Base:
     """The stand-in for an instruct model; only for model.name "toy"."""
 
     tokens: int = 5_000_000  # [SHEET] 2 to 2.5 M, or what the gate needs
-    environments: int = 2400  # of its own, apart from those of RL; 600 were learnt by heart (D10)
-    levels: tuple[int, ...] = (4, 0, 4, 1, 4, 2, 4, 3)
-    demonstrations: int = 2  # per environment; varied in each pass
+    environments: int = 2400  # [OURS] of its own, apart from those of RL; 600 were learnt by heart (D10)
+    levels: tuple[int, ...] = (4, 0, 4, 1, 4, 2, 4, 3)  # [OURS] as those of RL
+    demonstrations: int = 2  # [OURS] per environment; varied in each pass
     general_first: int = 1000  # batches of tasks without tools at the start: copying is learnt there, cheaply
     general_share: float = 0.2  # of the batches afterwards [SHEET] 4 : 1
     batch_size: int = 8  # demonstrations; eight times as many tasks without tools, which are short
@@ -115,7 +115,7 @@ class Eval:
     noisy: int = 0  # OOD-2 environments per noise level: perturbed names; toy model only
     tables: int = 0  # OOD-3 tasks: a table that tools change, a scripted user; toy model only
     general: int = 0  # examples per task without tools; toy model only
-    levels: int = 0  # environments at each complexity level 0 … 4
+    levels: int = 0  # how many environments at each complexity level 0 … 4
     repeat: bool = False  # evaluate the test set twice, each in a fresh sandbox, and compare every byte
 
 
@@ -160,6 +160,14 @@ class Config:
             raise ValueError(f"algo.dual_clip={algo.dual_clip} must exceed 1; the authors use 3.0")
         if algo.mode == "multi_turn" and algo.vllm:
             raise ValueError("algo.mode='multi_turn' samples with shared.rollouts; add --algo.no-vllm")
+        for name, levels in {"data.levels": self.data.levels, "base.levels": self.base.levels}.items():
+            if not levels or not set(levels) <= set(range(5)):
+                raise ValueError(f"{name}={levels} must be among 0 … 4, one at least")
+        if not self.data.scenarios or not set(self.data.scenarios) <= set(SCENARIOS):
+            wanted = ", ".join(SCENARIOS)
+            raise ValueError(f"data.scenarios={self.data.scenarios} must be among {wanted}, one at least")
+        if self.data.train_file and self.data.scenarios != SCENARIOS:
+            raise ValueError("data.scenarios is for built environments; leave data.train_file out")
         if self.model.name == TOY and (self.data.train_file or self.data.test_file):
             raise ValueError(
                 "the toy language knows the built environments only; leave data.train_file and "

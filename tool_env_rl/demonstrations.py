@@ -1,9 +1,9 @@
 """Demonstrations of a noisy oracle, and three tasks without tools (sheet §7.5).
 
-The oracle makes all gold calls that are ready, reads the results, goes on, and answers. 65 % of its turns are
-right; 35 % hold one of six errors. The errors are habits (D9): 14 of the 24 relations are asked wrongly in
-60 % of the turns, always in the same way. Errors without a pattern would vanish from a model that decodes
-greedily, and nothing would be left for RL to correct.
+The oracle makes all gold calls that are ready, reads the results, goes on, and answers. 65 % of its turns
+before the answer are right; 35 % hold one of six errors. The errors are habits (D9): 14 of the 24 relations
+are asked wrongly in 60 % of the turns, each in its own way. Errors without a pattern would vanish from a
+model that decodes greedily, and nothing would be left for RL to correct.
 
 The calls are executed. `variation.py` makes a new demonstration of each one whenever it is used.
 """

@@ -1,9 +1,8 @@
 """The environments of a run: built once per settings and seed, kept in the cache folder, or read from files.
 
-train, dev and test come from disjoint seeds. RL uses train, unless the config asks for other levels or
-scenarios (`rl`). chains is OOD-1 (5 to 6 hops, compositions of relations that no other set has), OOD-2 is
-made of the test set by `name_noise.py`, and level-0 … level-4 ask the questions of one seed at rising
-complexity.
+base (what the base model is shown), train (RL), dev and test come from disjoint seeds. chains is OOD-1 (5 to
+6 hops, compositions of relations that no other set has), OOD-2 is made of the test set by `name_noise.py`,
+level-0 … level-4 ask the questions of one seed at rising complexity.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def for_base(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Envir
     """What the base model is shown; RL and the tests have others."""
     seed = derive_seed(cfg.run.seed, "base environments") % 2**31
     wanted = BuildSettings(cfg.base.environments, seed=seed, levels=cfg.base.levels)
-    return _built(wanted, "base", sandbox, on_progress)
+    return _built(wanted, "base-environments", sandbox, on_progress)
 
 
 def leaky(cfg: Config, sandbox: Sandbox, on_progress: Progress) -> list[Environment]:
@@ -146,6 +145,8 @@ def _read(path: str, count: int) -> list[EnvRecord]:
 def describe(cfg: Config) -> dict[str, str]:
     """Set name → where it comes from; for --dry-run."""
     found = {name: f"{wanted.n} built, levels {wanted.levels}" for name, wanted in settings(cfg).items()}
+    if cfg.model.name == TOY:
+        found["base"] = f"{cfg.base.environments} built, levels {cfg.base.levels}, if its model is not kept"
     if cfg.data.train_file:
         found["train"] = f"{cfg.data.train_file}, at most {cfg.data.train}"
     if cfg.data.test_file:

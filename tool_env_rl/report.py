@@ -176,15 +176,16 @@ def render(here: Path = HERE) -> None:
 
 def headline(e: Evidence, verdicts: list[Verdict]) -> str:
     """For the root README: Solve-F1 before and after, and every verdict on a claim."""
-    parts = []
+    parts, used = [], set[int]()
     for arm in ALGORITHMS:
         if seeds := e.seeds(arm, "base"):
+            used |= set(seeds)
             before, after = (percent(of_arm(e, row, "solve_f1", seeds)) for row in ("base", arm))
             gain = percent(difference(e, arm, "base", "solve_f1"), "+")
             parts.append(f"{TITLES[arm].partition(',')[0]} {before} -> {after}, {gain} points")
     words = [f"{v.claim} {v.verdict} ({v.arm})" for v in verdicts if not v.claim.startswith("control")]
-    seeds = len({seed for _, seed in e.runs})
+    gains, judged = "; ".join(parts) or "no RL run yet", ", ".join(words) or "none judged yet"
     return (
-        f"FTRL at small scale ({seeds} seeds), Solve-F1 of the base model -> after RL, per cent with 95 % "
-        f"interval: {'; '.join(parts) or 'no RL run yet'}. Claims: {', '.join(words) or 'none judged yet'}."
+        f"FTRL at small scale ({len(used)} seeds), Solve-F1 of the base model -> after RL, per cent with "
+        f"95 % interval: {gains}. Claims: {judged}."
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared import tables
 from tool_env_rl import gate
-from tool_env_rl.arms import ARMS, SEEDS, TITLES, TRAINED, arm, jobs, layer_jobs
+from tool_env_rl.arms import ARMS, OPTIONAL, SEEDS, TITLES, TRAINED, arm, jobs, layer_jobs
 from tool_env_rl.evidence import Evidence
 from tool_env_rl.layer_claims import graft_draws, graft_groups
 from tool_env_rl.metrics import summarize
@@ -251,12 +251,14 @@ def gates_table(e: Evidence) -> str:
 
 
 def missing_rows(records: list[dict[str, Any]]) -> str:
-    """Which rows of the plan have no or too few runs; empty if all have."""
+    """Which rows of the plan have no or too few runs; empty if all have. Optional rows count once begun."""
     seeds = tuple(sorted({r["seed"] for r in records if r["arm"] == "base"})) or SEEDS
     seeds = seeds if len(seeds) >= len(SEEDS) else SEEDS
     planned = [("base", seed) for seed in seeds]
     planned += [(job.row, job.seed) for job in (*jobs(seeds), *layer_jobs(seeds))]
     recorded = {(r["arm"], r["seed"]) for r in records}
+    begun = {arm for arm, _ in recorded}
+    planned = [(row, seed) for row, seed in planned if row not in OPTIONAL or row in begun]
     found = Counter(f"`{row}`" for row, seed in planned if (row, seed) not in recorded)
     rows = ", ".join(f"{row} ({count} runs)" for row, count in found.items())
     return f"Not recorded yet: {rows}." if rows else ""

@@ -57,7 +57,7 @@ def main(cfg: Config) -> None:
 
         # ---- 4 model: the instruct model, or its stand-in
         with PartialState().main_process_first():
-            start = start_folder(cfg, sets, sandbox, bar)
+            start = start_folder(cfg, sandbox, bar)
         model, tokenizer = load_model(start, cfg)
         if cfg.model.name == TOY and cfg.base.gate != "off" and not run.resumed:
             report = gate.measure(model, tokenizer, cfg, sets.dev_gold, sandbox, bar.turns("gate"))
@@ -94,7 +94,7 @@ def main(cfg: Config) -> None:
         print(f"evaluate: python -m tool_env_rl.eval {os.path.relpath(folder)} --preset {cfg.preset}")
 
 
-def start_folder(cfg: Config, sets: Sets, sandbox: Sandbox, bar: StageBar) -> str:
+def start_folder(cfg: Config, sandbox: Sandbox, bar: StageBar) -> str:
     """Folder or hub id of the model that RL starts from."""
     if cfg.model.name == TOY:
         return str(base_model.load_or_train(cfg, sandbox, bar.update))
