@@ -108,7 +108,7 @@ def test_contact_sheet_and_curves(tiny: Any, tmp_path: Path) -> None:
     rows = [record("base", "owl", "owl"), record("base", "cat", "dog")]
     toy = replace(task(tiny), picture=lambda image, side: tiny.picture(0, side))
     sheet = Image.open(report.write_sheet(toy, rows, tmp_path / "sheet.png"))
-    assert sheet.size == (8 * (96 + 8), 96 + 24)
+    assert sheet.size == (8 * (96 + 8), 96 + 36)
     assert report.draw_curves(tmp_path) is None
     lines = '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null, "test/base/exact": 0.3}\n{"st'
     (tmp_path / "metrics.jsonl").write_text(lines)
