@@ -149,10 +149,11 @@ def contact_sheet(
     if not pictures or columns < 1:
         raise ValueError(f"a contact sheet needs pictures and columns; got {len(pictures)} and {columns}")
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + 36)), "white")
+    width, height = side + 8, side + 36  # of a cell
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(pictures):
-        x, y = i % columns * (side + 8) + 4, i // columns * (side + 36) + 4
+        x, y = i % columns * width + 4, i // columns * height + 4
         sheet.paste(image.resize((side, side)), (x, y))
         lines = textwrap.wrap(caption, side // 6, max_lines=2, placeholder="..") or [""]
         text = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")

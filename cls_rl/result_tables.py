@@ -64,16 +64,16 @@ def claims_table(verdicts: Sequence[Verdict], short: bool = False) -> str:
 
 def headline(study: Study, verdicts: Sequence[Verdict]) -> str:
     """For the root README: the main arms before and after tuning, and every verdict."""
-    halves = {"few-shot": (FEW, ""), "base": (NEW, "base"), "new": (NEW, "new")}
+    tests = {"few-shot": (FEW, ""), "base": (NEW, "base"), "new": (NEW, "new")}
     parts = []
     for arm in [*ZERO.values(), *(arm.row for arm in MAIN)]:
-        cells = [percent(study.accuracy(s, arm, (arm,), t)) for s, t in halves.values() if study.sets(s, arm)]
-        if len(cells) == len(halves):
+        cells = [percent(study.accuracy(s, arm, (arm,), t)) for s, t in tests.values() if study.sets(s, arm)]
+        if len(cells) == len(tests):
             parts.append(f"{TITLES[arm]} {' / '.join(map(str, cells))}")
     counted = Counter(f"{v.claim} {v.verdict}" for v in verdicts)
     words = ", ".join(text if count == 1 else f"{text} ({count} times)" for text, count in counted.items())
     return (
-        f"CLS-RL at small scale ({len(arms.SEEDS)} seeds), accuracy on {' / '.join(halves)} classes, per "
+        f"CLS-RL at small scale ({len(arms.SEEDS)} seeds), accuracy on {' / '.join(tests)} classes, per "
         f"cent with 95 % interval: {'; '.join(parts) or 'no run yet'}. Claims: {words or 'none judged yet'}."
     )
 

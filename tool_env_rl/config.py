@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shared.runs import RunConfig
+from tool_env_rl.build_env.pipeline import BuildSettings
 from tool_env_rl.records import SCENARIOS
 from tool_env_rl.rewards import RewardKind
 
@@ -160,12 +161,14 @@ class Config:
             raise ValueError(f"algo.dual_clip={algo.dual_clip} must exceed 1; the authors use 3.0")
         if algo.mode == "multi_turn" and algo.vllm:
             raise ValueError("algo.mode='multi_turn' samples with shared.rollouts; add --algo.no-vllm")
-        for name, levels in {"data.levels": self.data.levels, "base.levels": self.base.levels}.items():
-            if not levels or not set(levels) <= set(range(5)):
-                raise ValueError(f"{name}={levels} must be among 0 … 4, one at least")
-        if not self.data.scenarios or not set(self.data.scenarios) <= set(SCENARIOS):
-            wanted = ", ".join(SCENARIOS)
-            raise ValueError(f"data.scenarios={self.data.scenarios} must be among {wanted}, one at least")
+        for name, part in {
+            "data": {"levels": self.data.levels, "scenarios": self.data.scenarios},
+            "base": {"levels": self.base.levels},
+        }.items():
+            try:
+                BuildSettings(**part)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from None
         if self.data.train_file and self.data.scenarios != SCENARIOS:
             raise ValueError("data.scenarios is for built environments; leave data.train_file out")
         if self.model.name == TOY and (self.data.train_file or self.data.test_file):

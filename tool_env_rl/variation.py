@@ -93,7 +93,7 @@ class Variation:
         calls = [i for i, token in enumerate(ids) if token == self._call]
         for start, end in itertools.pairwise([*calls, len(ids)]):
             name = start + 2  # after <tool_call> and {"name":"
-            if ids[name] in self._general:
-                relation = next((token for token in ids[name:end] if token in tool_of), None)
-                found[name] = tool_of[relation] if relation is not None else ids[name]
+            asked = [token for token in ids[name:end] if token in tool_of]
+            if asked and ids[name] in self._general:
+                found[name] = tool_of[asked[0]]
         return found

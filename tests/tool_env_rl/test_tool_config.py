@@ -63,6 +63,27 @@ def test_impossible_settings_are_refused(algo: dict, message: str) -> None:
         replace(small, algo=replace(small.algo, **algo))
 
 
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("data", {"levels": (9,)}, r"data\.levels=\(9,\) must be among 0 … 4"),
+        ("data", {"scenarios": ("foo",)}, r"data\.scenarios=.*must be among single_hop"),
+        ("base", {"levels": ()}, r"base\.levels=\(\) must be among 0 … 4, one at least"),
+        ("base", {"environments": 0}, "base.environments=0 must be at least 1"),
+    ],
+)
+def test_environments_that_can_not_be_built_are_refused(part: str, fields: dict, message: str) -> None:
+    small = PRESETS["small"]
+    with pytest.raises(ValueError, match=message):
+        replace(small, **{part: replace(getattr(small, part), **fields)})
+
+
+def test_scenarios_are_for_built_environments() -> None:
+    data = replace(PAPER.data, train_file="train.jsonl", scenarios=("single_hop",))
+    with pytest.raises(ValueError, match=r"leave data\.train_file out"):
+        replace(PAPER, data=data)
+
+
 def test_toy_model_refuses_files() -> None:
     small = PRESETS["small"]
     with pytest.raises(ValueError, match="toy language"):

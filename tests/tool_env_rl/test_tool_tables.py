@@ -181,3 +181,12 @@ def test_a_number_without_an_interval() -> None:
 
     assert percent(np.array([0.5, np.nan])) == "50.0"
     assert statistic("x", np.array([0.5, np.nan])).above is False
+
+
+def test_optional_rows_are_missing_only_once_begun() -> None:
+    from tool_env_rl.result_tables import missing_rows
+
+    base = [{"arm": "base", "seed": seed} for seed in (1, 2, 3)]
+    assert "`grpo` (3 runs)" in missing_rows(base)
+    assert "unscaled" not in missing_rows(base)
+    assert "`unscaled` (2 runs)" in missing_rows([*base, {"arm": "unscaled", "seed": 1}])
